@@ -1,0 +1,425 @@
+//! What daemon and shim say to each other: a `u32` little-endian length, then one JSON value.
+//!
+//! The daemon is the client; the shim answers each [`Request`] with a [`Reply`] of the same `seq` and sends [`Event`]s
+//! unasked. Shims outlive daemons and are met by newer ones after an update, so this protocol only ever grows:
+//! new fields are optional with a default, unknown fields are ignored, an unknown request is answered with
+//! [`ErrorKind::Unsupported`]. Transcripts of each release are replayed in tests.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of this protocol, said in [`Hello`]. Raised when a meaning changes, not when a field is added.
+pub const VERSION: u32 = 1;
+
+/// Largest frame either side accepts, in bytes: an `ExecSync` may return 16 MiB on each stream, as base64.
+pub const MAX_FRAME: usize = 48 << 20;
+
+/// First frame in each direction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`VERSION`] of the sender.
+    pub version: u32,
+    /// Identifier of the pod sandbox, 64 lower-case hex digits; both must name the same.
+    pub sandbox: String,
+    /// Process id of the sender.
+    pub pid: i32,
+}
+
+/// A frame from the daemon.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Request {
+    /// Chosen by the daemon, echoed in the reply.
+    pub seq: u64,
+    /// What is asked.
+    pub call: Call,
+}
+
+/// What the daemon can ask for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "call", rename_all = "snake_case")]
+pub enum Call {
+    /// Makes the pod's namespaces; once, before any container.
+    Setup(PodSetup),
+    /// Launches a container. The reply comes when its program has been executed or has failed to be.
+    Start(Box<LaunchSpec>),
+    /// Lets a launcher go on that was held by [`Placement::Wait`].
+    Continue {
+        /// The container.
+        container: String,
+    },
+    /// Sends a signal to the container's first process, or to all of its cgroup.
+    Signal {
+        /// The container.
+        container: String,
+        /// Signal number.
+        signal: i32,
+        /// Every process of the container (for `SIGKILL`: until none is left).
+        #[serde(default)]
+        all: bool,
+    },
+    /// Runs a program in a running container and collects its output.
+    Exec(Box<ExecSpec>),
+    /// Opens the container's log file anew; answered when the new file exists.
+    ReopenLog {
+        /// The container.
+        container: String,
+    },
+    /// State of every container that was started and not forgotten.
+    List,
+    /// Drops what is known of an exited container.
+    Forget {
+        /// The container.
+        container: String,
+    },
+    /// Kills what still runs and leaves the pod's namespaces, so that the network can be taken down.
+    StopPod,
+    /// Ends the shim. Refused while a container runs.
+    Exit,
+}
+
+/// The pod's namespaces and what belongs into them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PodSetup {
+    /// Make a network namespace (else the host's is used) and bring `lo` up in it.
+    pub new_net: bool,
+    /// Make an IPC namespace.
+    pub new_ipc: bool,
+    /// Make a UTS namespace.
+    pub new_uts: bool,
+    /// Start the reaper as process 1 of a PID namespace that the pod's containers share.
+    pub shared_pid: bool,
+    /// Where to bind the network namespace for plugins and people, for example `/run/netns/nodeagent-<id>`.
+    pub netns_path: Option<String>,
+    /// Host name to set in the new UTS namespace.
+    pub hostname: Option<String>,
+    /// Sysctls of the pod's namespaces: dotted or slashed name, value.
+    pub sysctls: Vec<(String, String)>,
+    /// SELinux label of the reaper.
+    pub selinux_label: Option<String>,
+}
+
+/// Everything that is needed to launch a container; the launcher decides nothing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LaunchSpec {
+    /// Container id, 64 lower-case hex digits.
+    pub container: String,
+    /// The root file system.
+    pub rootfs: Rootfs,
+    /// Mounted in this order, after the root file system.
+    pub mounts: Vec<Mount>,
+    /// Device nodes to be made in `/dev`.
+    pub devices: Vec<Device>,
+    /// Paths covered by an empty directory or `/dev/null`.
+    pub masked_paths: Vec<String>,
+    /// Paths made read-only.
+    pub readonly_paths: Vec<String>,
+    /// Make the whole root file system read-only.
+    pub readonly_rootfs: bool,
+    /// Which PID namespace.
+    pub pid_namespace: PidNamespace,
+    /// A cgroup namespace of its own (v2 only has a view worth hiding).
+    pub new_cgroup_namespace: bool,
+    /// Host's IPC/net/UTS are inherited from the shim; nothing to say here.
+    /// Absolute `cgroup.procs` directories to attach to: one for v2, one per controller for v1.
+    pub cgroups: Vec<String>,
+    /// Who puts the process into its cgroup.
+    pub placement: Placement,
+    /// The process.
+    pub process: ProcessSpec,
+    /// Where the CRI log goes; none: output is dropped.
+    pub log_path: Option<String>,
+    /// Keep standard input open for attach.
+    pub stdin: bool,
+    /// Close standard input when the first attached client leaves.
+    pub stdin_once: bool,
+}
+
+/// Who attaches the launcher to the container's cgroups.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Placement {
+    /// The launcher itself, first thing.
+    #[default]
+    Attach,
+    /// The daemon, over D-Bus: the launcher waits for [`Call::Continue`] after [`Event::Launched`].
+    Wait,
+}
+
+/// Which PID namespace a container gets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PidNamespace {
+    /// One of its own.
+    #[default]
+    New,
+    /// The pod's shared one ([`PodSetup::shared_pid`]).
+    Pod,
+    /// The host's.
+    Host,
+    /// That of another container of the pod.
+    Container(String),
+}
+
+/// The process to execute, for a container or inside a running one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessSpec {
+    /// Program and arguments; the program is searched in `PATH` of [`Self::env`], inside the root file system.
+    pub args: Vec<String>,
+    /// `NAME=value`, base64 of bytes (values need not be UTF-8).
+    pub env: Vec<String>,
+    /// Working directory inside; created when missing.
+    pub cwd: String,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups, in order.
+    pub groups: Vec<u32>,
+    /// umask; `None` = 0022.
+    pub umask: Option<u32>,
+    /// Capability bits: bounding, effective, inheritable, permitted, ambient.
+    pub capabilities: Capabilities,
+    /// `PR_SET_NO_NEW_PRIVS`.
+    pub no_new_privs: bool,
+    /// Resource limits: number of the resource, soft, hard.
+    pub rlimits: Vec<(u32, u64, u64)>,
+    /// `/proc/self/oom_score_adj`.
+    pub oom_score_adj: Option<i32>,
+    /// Compiled seccomp filter, base64 of `struct sock_filter[]`; none: unconfined.
+    pub seccomp: Option<String>,
+    /// `/proc/self/attr/exec` for SELinux.
+    pub selinux_label: Option<String>,
+    /// Profile for `/proc/self/attr/apparmor/exec`.
+    pub apparmor_profile: Option<String>,
+    /// Allocate a terminal.
+    pub terminal: bool,
+}
+
+/// Capability sets as bit masks (bit = capability number).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Capabilities {
+    /// Bounding set.
+    pub bounding: u64,
+    /// Effective set.
+    pub effective: u64,
+    /// Inheritable set.
+    pub inheritable: u64,
+    /// Permitted set.
+    pub permitted: u64,
+    /// Ambient set.
+    pub ambient: u64,
+}
+
+/// A root file system to be mounted by the launcher in its own mount namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rootfs {
+    /// Lower layers, topmost first.
+    pub lower: Vec<String>,
+    /// Writable layer.
+    pub upper: String,
+    /// overlayfs work directory.
+    pub work: String,
+    /// Directory to mount it on.
+    pub target: String,
+    /// SELinux context of the mount.
+    pub context: Option<String>,
+}
+
+/// One mount.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Mount {
+    /// File system type; empty = bind mount of [`Self::source`].
+    pub fstype: String,
+    /// Source path on the host (already resolved), or the file system's source.
+    pub source: String,
+    /// Path inside the container; opened within the root, created when missing.
+    pub target: String,
+    /// `MS_*` flags.
+    pub flags: u64,
+    /// File system options.
+    pub data: String,
+    /// Recursive bind.
+    pub recursive: bool,
+    /// Read-only (for a recursive bind: see [`Self::recursive_readonly`]).
+    pub readonly: bool,
+    /// Read-only for submounts too (`mount_setattr`).
+    pub recursive_readonly: bool,
+    /// `private`, `rslave` or `rshared`.
+    pub propagation: Propagation,
+    /// The source is a file: so is the target to be created.
+    pub file: bool,
+}
+
+/// Propagation of a mount.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Propagation {
+    /// None.
+    #[default]
+    Private,
+    /// Host to container.
+    Slave,
+    /// Both ways.
+    Shared,
+}
+
+/// A device node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Device {
+    /// Path inside the container.
+    pub path: String,
+    /// `c` or `b`.
+    pub kind: String,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// A program to run in a running container.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExecSpec {
+    /// The container.
+    pub container: String,
+    /// The process.
+    pub process: ProcessSpec,
+    /// Killed after that many milliseconds, with everything it started; 0 = no limit.
+    pub timeout_ms: u64,
+    /// Bytes kept of each stream.
+    pub output_limit: u64,
+}
+
+/// A frame from the shim: the answer to a request, or an event.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum FromShim {
+    /// Answer to the request with the same `seq`.
+    Reply(Reply),
+    /// Something happened.
+    Event(Event),
+}
+
+/// Answer to one request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Reply {
+    /// That of the request.
+    pub seq: u64,
+    /// What came of it.
+    pub result: Answer,
+}
+
+/// What came of a request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    /// Done; nothing to tell.
+    Done,
+    /// The container's program runs.
+    Started {
+        /// Process id in the host's PID namespace.
+        pid: i32,
+        /// Nanoseconds since the epoch.
+        started_at: i64,
+        /// What had to be given up (for example an oom score that may not be set).
+        #[serde(default)]
+        warnings: Vec<String>,
+    },
+    /// All containers.
+    Containers {
+        /// In the order of their start.
+        containers: Vec<ContainerState>,
+    },
+    /// An exec came to its end.
+    Executed {
+        /// Exit code, 128 + signal.
+        exit_code: i32,
+        /// base64.
+        stdout: String,
+        /// base64.
+        stderr: String,
+        /// It was killed at its timeout.
+        timed_out: bool,
+    },
+    /// It failed.
+    Error {
+        /// Class of the failure.
+        kind: ErrorKind,
+        /// For people.
+        message: String,
+    },
+}
+
+/// Classes of failure that the daemon tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// No such container.
+    NotFound,
+    /// Not in this state.
+    WrongState,
+    /// The request makes no sense.
+    Invalid,
+    /// The program is not there or cannot be executed (exit code 127 or 126 applies).
+    CannotExecute,
+    /// The kernel said no.
+    System,
+    /// This shim does not know that request.
+    Unsupported,
+    /// What a newer shim calls its errors.
+    #[serde(other)]
+    Other,
+}
+
+/// What the shim says unasked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A launcher waits for its cgroup.
+    Launched {
+        /// The container.
+        container: String,
+        /// The launcher.
+        pid: i32,
+    },
+    /// A container ended.
+    Exited {
+        /// Its last state.
+        state: ContainerState,
+    },
+}
+
+/// State of a container as the shim, its parent, knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerState {
+    /// The container.
+    pub container: String,
+    /// Process id while it runs.
+    pub pid: Option<i32>,
+    /// Nanoseconds since the epoch.
+    pub started_at: i64,
+    /// Nanoseconds since the epoch, 0 while it runs.
+    #[serde(default)]
+    pub finished_at: i64,
+    /// Exit code once it ended, 128 + signal.
+    #[serde(default)]
+    pub exit_code: Option<i32>,
+    /// The kernel killed a process of it for want of memory.
+    #[serde(default)]
+    pub oom_killed: bool,
+    /// Why it could not be started, or what else there is to say.
+    #[serde(default)]
+    pub message: String,
+}
