@@ -1,1 +1,8 @@
-//! placeholder
+//! The library behind the `agent` command: it brings a CentOS-like host to the state of a Kubernetes node, and keeps it
+//! there.
+//!
+//! Dependencies point one way: `cli` → `reconcile`, `firstboot` → `resource` → `host`. Only `host` touches the machine.
+//!
+//! - [`plan`]: what a run will do, as a value
+
+pub mod plan;
