@@ -3,6 +3,8 @@
 //!
 //! Dependencies point one way: `cli` → `reconcile`, `firstboot` → `resource` → `host`. Only `host` touches the machine.
 //!
+//! - [`config`]: files to validated settings
 //! - [`plan`]: what a run will do, as a value
 
+pub mod config;
 pub mod plan;

@@ -1,0 +1,294 @@
+//! Stage three of the config: validated and typed. The only config that the rest of the agent sees.
+//!
+//! A key is defined here when something in the agent acts on it; an unknown key is an error, so nothing that is
+//! accepted is silently without effect.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::kubernetes::{KubernetesVersion, Taint};
+use super::value::{FileMode, HostPath, ModuleName, NodeName, PackageSpec, RepoId, Secret, SysctlKey, UnitName, Url};
+use crate::plan::ResourceId;
+
+/// Everything a node is asked to be.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Settings {
+    /// `[node]`
+    pub node: NodeSettings,
+    /// `[kernel]`
+    pub kernel: KernelSettings,
+    /// `[selinux]`
+    pub selinux: SelinuxMode,
+    /// `[swap]`
+    pub swap: SwapPolicy,
+    /// `[packages]`
+    pub packages: PackageSettings,
+    /// `[kubernetes]`; none where the host is prepared but gets no kubelet from us.
+    pub kubernetes: Option<KubernetesSettings>,
+    /// `[runtime]`
+    pub runtime: RuntimeSettings,
+    /// `[[repo]]`, sorted by id
+    pub repos: Vec<RepoSettings>,
+    /// `[[file]]`, sorted by path
+    pub files: Vec<FileSettings>,
+    /// `[[unit]]`, sorted by name
+    pub units: Vec<UnitSettings>,
+    /// `[reconcile]`
+    pub reconcile: ReconcileSettings,
+}
+
+/// Who this node is in its cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NodeSettings {
+    /// What it is there for.
+    pub role: Role,
+    /// Name in the cluster; none is the host's name.
+    pub name: Option<NodeName>,
+    /// Labels that the kubelet registers with.
+    pub labels: BTreeMap<String, String>,
+    /// Taints that the kubelet registers with.
+    pub taints: Vec<Taint>,
+    /// Address that the kubelet reports.
+    pub ip: Option<IpAddr>,
+    /// Cloud provider's id of the machine.
+    pub provider_id: Option<String>,
+}
+
+/// What a node is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Runs pods of a cluster.
+    Worker,
+    /// Runs the cluster itself.
+    ControlPlane,
+    /// Runs static pods, without a cluster.
+    Standalone,
+}
+
+/// What the kernel must offer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KernelSettings {
+    /// Modules, in the order of loading.
+    pub modules: Vec<ModuleName>,
+    /// Parameters.
+    pub sysctl: BTreeMap<SysctlKey, SysctlRule>,
+}
+
+/// What is asked of one kernel parameter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SysctlRule {
+    /// The demand.
+    pub want: SysctlWant,
+    /// A kernel without the parameter is fine.
+    pub optional: bool,
+}
+
+/// A demand on a value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SysctlWant {
+    /// Exactly this.
+    Value(String),
+    /// At least this.
+    Min(i64),
+}
+
+/// `selinux.mode`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SelinuxMode {
+    /// Violations are logged only.
+    Permissive,
+    /// Violations are refused.
+    Enforcing,
+    /// As the host has it.
+    Keep,
+}
+
+/// `swap.policy`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SwapPolicy {
+    /// No swap, now and after a reboot.
+    Off,
+    /// Burstable pods may swap within limits; the host's swap stays as it is.
+    Limited,
+    /// As the host has it.
+    Keep,
+}
+
+/// Where software comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PackageSettings {
+    /// `packages.source`
+    pub source: PackageSource,
+    /// Packages beside those that the node needs anyway.
+    pub install: Vec<PackageSpec>,
+}
+
+/// `packages.source`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PackageSource {
+    /// From repositories, by dnf.
+    Dnf,
+    /// The image has them; only checked.
+    Preinstalled,
+}
+
+/// The kubelet and what belongs to it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct KubernetesSettings {
+    /// Which Kubernetes.
+    pub version: KubernetesVersion,
+    /// Who writes the kubelet's config.
+    pub kubelet_mode: KubeletMode,
+    /// Package repository; none is pkgs.k8s.io for the minor.
+    pub repo_baseurl: Option<Url>,
+    /// KubeletConfiguration fields of the user, over ours.
+    pub kubelet: serde_json::Map<String, serde_json::Value>,
+    /// Further flags of the kubelet, each as it stands on the command line.
+    pub kubelet_args: Vec<String>,
+}
+
+/// `kubernetes.kubelet_mode`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum KubeletMode {
+    /// kubeadm writes the config; ours is a drop-in directory over it.
+    Kubeadm,
+    /// All of it is ours.
+    Agent,
+    /// Somebody else's; we do not touch it.
+    External,
+}
+
+/// The container runtime.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RuntimeSettings {
+    /// Which one.
+    pub kind: RuntimeKind,
+    /// CRI socket.
+    pub socket: HostPath,
+    /// Images and containers.
+    pub root: HostPath,
+    /// Who makes the containers' cgroups; none follows the host.
+    pub cgroup_driver: Option<CgroupDriver>,
+    /// What the kubelet and kubeadm are told to be the pause image.
+    pub pause_image: String,
+    /// Answer on CRI-O's socket too, for cAdvisor.
+    pub crio_compat_socket: bool,
+}
+
+/// `runtime.kind`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RuntimeKind {
+    /// nodeagent-runtime.
+    Embedded,
+}
+
+/// `runtime.cgroup_driver`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CgroupDriver {
+    /// systemd makes a scope for each container.
+    Systemd,
+    /// The runtime makes directories.
+    Cgroupfs,
+}
+
+/// `[[repo]]`: one dnf repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RepoSettings {
+    /// Section and file name.
+    pub name: RepoId,
+    /// Title for people.
+    pub title: String,
+    /// Where it is.
+    pub baseurl: Vec<Url>,
+    /// Keys that packages may be signed with.
+    pub gpgkey: Vec<Url>,
+    /// Packages must be signed.
+    pub gpgcheck: bool,
+    /// Metadata must be signed.
+    pub repo_gpgcheck: bool,
+    /// Used by default.
+    pub enabled: bool,
+    /// Packages that are not taken from it.
+    pub exclude: Vec<String>,
+    /// Lower wins.
+    pub priority: Option<u32>,
+}
+
+/// `[[file]]`: one file whose whole text is ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileSettings {
+    /// Where.
+    pub path: HostPath,
+    /// Its text.
+    pub content: Secret,
+    /// Never print the text.
+    pub secret: bool,
+    /// Permission bits.
+    pub mode: FileMode,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// `[[unit]]`: one systemd unit. What is none stays as the host has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnitSettings {
+    /// Full name.
+    pub name: UnitName,
+    /// Started at boot.
+    pub enabled: Option<bool>,
+    /// Cannot be started.
+    pub masked: Option<bool>,
+    /// Running now.
+    pub state: Option<UnitState>,
+}
+
+/// `unit.state`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnitState {
+    /// Active.
+    Running,
+    /// Inactive.
+    Stopped,
+}
+
+/// What `agent reconcile` may do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReconcileSettings {
+    /// For every resource without a policy of its own.
+    pub policy: DriftPolicy,
+    /// By resource id.
+    pub overrides: BTreeMap<ResourceId, DriftPolicy>,
+    /// Repairs of one resource within an hour before it is left alone.
+    pub max_repairs_per_hour: u32,
+}
+
+impl ReconcileSettings {
+    /// What may be done about drift of this resource.
+    pub fn policy_of(&self, id: &ResourceId) -> DriftPolicy {
+        self.overrides.get(id).copied().unwrap_or(self.policy)
+    }
+}
+
+/// What is done about drift.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DriftPolicy {
+    /// Put it right.
+    Repair,
+    /// Say so.
+    Report,
+}
