@@ -1,1 +1,3 @@
-//! placeholder
+//! What the suites stand on. Nothing in here asserts: it starts real parts, talks to them, and says what was left behind.
+
+pub mod outside;
