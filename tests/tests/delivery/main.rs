@@ -3,6 +3,7 @@
 
 mod boot;
 mod directives;
+mod install;
 mod trees;
 
 use libtest_mimic::{Arguments, Trial};
@@ -12,6 +13,7 @@ fn main() {
     let mut trials = Vec::new();
     trials.extend(boot::trials());
     trials.extend(directives::trials());
+    trials.extend(install::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
 
