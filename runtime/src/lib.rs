@@ -1,2 +1,5 @@
 //! placeholder
+pub mod content;
+pub mod image;
 pub mod server;
+pub mod snapshot;

@@ -1,0 +1,137 @@
+//! Everything that can go wrong with an image, and what kind of wrong it is.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::content::{ContentError, Digest};
+use crate::snapshot::SnapshotError;
+
+use super::reference::ReferenceError;
+
+/// The kind of an error: what callers decide on and what the CRI maps to its codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorCode {
+    /// The registry does not have it, or no such image is here.
+    NotFound,
+    /// The reference cannot be parsed.
+    InvalidReference,
+    /// The registry wants other credentials.
+    Unauthorized,
+    /// The registry cannot be reached or fails.
+    RegistryUnavailable,
+    /// What came is not what was promised.
+    DigestMismatch,
+    /// The image exists, for other machines.
+    NoMatchingPlatform,
+    /// What the registry serves is not an image that we can use.
+    InvalidImage,
+    /// A container uses it.
+    InUse,
+    /// The node's disk.
+    Disk,
+    /// The configuration forbids it.
+    Blocked,
+    /// The daemon is stopping.
+    ShuttingDown,
+}
+
+/// An operation on images that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The reference cannot be parsed.
+    #[error("invalid image reference")]
+    Reference(#[from] ReferenceError),
+    /// No such image on this node.
+    #[error("image {image} is not on this node")]
+    NotHere {
+        /// What was asked for.
+        image: String,
+    },
+    /// Somebody uses the image.
+    #[error("image {image} is in use by {}", by.join(", "))]
+    InUse {
+        /// The image's id.
+        image: String,
+        /// The containers that use it.
+        by: Vec<String>,
+    },
+    /// A name from outside that cannot be a file name.
+    #[error("{id:?} is not a container id")]
+    ContainerId {
+        /// What was given.
+        id: String,
+    },
+    /// Reading or writing our own files.
+    #[error("cannot {action} {path}")]
+    Disk {
+        /// Verb.
+        action: &'static str,
+        /// Object.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A record on disk that cannot be understood.
+    #[error("record {path} is damaged")]
+    Record {
+        /// The record's file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Storing a manifest or config.
+    #[error("cannot store content of {reference}")]
+    Content {
+        /// The image.
+        reference: String,
+        /// The cause.
+        #[source]
+        source: ContentError,
+    },
+    /// A layer could not be unpacked or committed.
+    #[error("cannot unpack layer {layer} of {reference}")]
+    Layer {
+        /// The image.
+        reference: String,
+        /// The layer's digest.
+        layer: Digest,
+        /// The cause.
+        #[source]
+        source: SnapshotError,
+    },
+    /// The snapshot store.
+    #[error("snapshot store failed")]
+    Snapshots(#[from] SnapshotError),
+    /// A worker thread died or the runtime is going away.
+    #[error("the daemon is stopping")]
+    ShuttingDown,
+    /// The result of a task that several callers waited for.
+    #[error(transparent)]
+    Shared(Arc<ImageError>),
+}
+
+impl ImageError {
+    /// What kind of error this is.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            ImageError::Reference(_) => ErrorCode::InvalidReference,
+            ImageError::NotHere { .. } => ErrorCode::NotFound,
+            ImageError::InUse { .. } => ErrorCode::InUse,
+            ImageError::ContainerId { .. } => ErrorCode::InvalidReference,
+            ImageError::Disk { .. } | ImageError::Record { .. } => ErrorCode::Disk,
+            ImageError::Content { source: ContentError::Mismatch { .. }, .. } => ErrorCode::DigestMismatch,
+            ImageError::Content { .. } => ErrorCode::Disk,
+            ImageError::Layer { source, .. } | ImageError::Snapshots(source) => source.code(),
+            ImageError::ShuttingDown => ErrorCode::ShuttingDown,
+            ImageError::Shared(inner) => inner.code(),
+        }
+    }
+
+    pub(crate) fn disk(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> ImageError {
+        let path = path.into();
+        move |source| ImageError::Disk { action, path, source }
+    }
+}

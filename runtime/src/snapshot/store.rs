@@ -1,0 +1,237 @@
+//! Finished snapshots: which exist, what they use, who still needs them.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::SnapshotError;
+use crate::content::{Digest, disk};
+
+const VERSION: u32 = 1;
+
+/// What a snapshot is made of and what it costs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// Version of this format.
+    pub version: u32,
+    /// The identity of this layer on top of all below it.
+    pub chain_id: Digest,
+    /// The chain id of what is below; none for a bottom layer.
+    pub parent: Option<Digest>,
+    /// Digest of the uncompressed archive.
+    pub diff_id: Digest,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Files and directories.
+    pub inodes: u64,
+}
+
+impl LayerRecord {
+    pub(crate) fn new(
+        chain_id: Digest,
+        parent: Option<Digest>,
+        diff_id: Digest,
+        bytes: u64,
+        inodes: u64,
+    ) -> LayerRecord {
+        LayerRecord { version: VERSION, chain_id, parent, diff_id, bytes, inodes }
+    }
+}
+
+/// The chain id of each layer, from the bottom up, as the OCI image specification defines it.
+pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
+    let mut chain: Vec<Digest> = Vec::with_capacity(diff_ids.len());
+    for diff_id in diff_ids {
+        let next = match chain.last() {
+            None => *diff_id,
+            Some(below) => Digest::finish(Sha256::new().chain_update(format!("{below} {diff_id}"))),
+        };
+        chain.push(next);
+    }
+    chain
+}
+
+/// All snapshots of this node.
+#[derive(Debug)]
+pub struct Snapshots {
+    directory: PathBuf,
+    temporary: PathBuf,
+    layers: RwLock<HashMap<Digest, LayerRecord>>,
+    pins: Arc<Mutex<HashMap<Digest, usize>>>,
+}
+
+/// Keeps snapshots from being swept while a pull counts on them. Released when dropped.
+#[derive(Debug)]
+pub(crate) struct Pin {
+    pins: Arc<Mutex<HashMap<Digest, usize>>>,
+    chain: Vec<Digest>,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in &self.chain {
+            if let Some(count) = pins.get_mut(id) {
+                *count -= 1;
+                if *count == 0 {
+                    pins.remove(id);
+                }
+            }
+        }
+    }
+}
+
+impl Snapshots {
+    /// Opens the store; `temporary` must be on the same file system.
+    pub fn open(root: &Path, temporary: &Path) -> Result<Snapshots, SnapshotError> {
+        let directory = root.join("snapshots");
+        std::fs::create_dir_all(&directory).map_err(SnapshotError::disk("create", &directory))?;
+        let mut layers = HashMap::new();
+        let listing = std::fs::read_dir(&directory).map_err(SnapshotError::disk("list", &directory))?;
+        for entry in listing {
+            let entry = entry.map_err(SnapshotError::disk("list", &directory))?;
+            let Ok(chain_id) = Digest::from_hex(&entry.file_name().to_string_lossy()) else { continue };
+            match read_record(&entry.path()) {
+                Some(record) if record.chain_id == chain_id && record.version <= VERSION => {
+                    layers.insert(chain_id, record);
+                }
+                _ => {
+                    // committed layers are synced before they get their name, so this disk has lost something;
+                    // only this layer is fetched again, not the whole store
+                    log::warn!(path:% = entry.path().display(); "layer is damaged and will be fetched again");
+                    if let Some(aside) = disk::set_aside(&entry.path(), temporary)
+                        .map_err(SnapshotError::disk("set aside", entry.path()))?
+                    {
+                        disk::remove_all(&aside);
+                    }
+                }
+            }
+        }
+        Ok(Snapshots { directory, temporary: temporary.to_owned(), layers: RwLock::new(layers), pins: Arc::default() })
+    }
+
+    /// The directory that overlayfs gets as a lower layer.
+    pub fn path(&self, chain_id: Digest) -> PathBuf {
+        self.directory.join(chain_id.hex()).join("fs")
+    }
+
+    /// Where all snapshots are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Whether a snapshot is here.
+    pub fn contains(&self, chain_id: Digest) -> bool {
+        self.layers.read().unwrap_or_else(PoisonError::into_inner).contains_key(&chain_id)
+    }
+
+    /// Every snapshot.
+    pub fn list(&self) -> Vec<LayerRecord> {
+        self.layers.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Bytes and inodes of all snapshots.
+    pub fn usage(&self) -> (u64, u64) {
+        let layers = self.layers.read().unwrap_or_else(PoisonError::into_inner);
+        layers.values().fold((0, 0), |(bytes, inodes), layer| (bytes + layer.bytes, inodes + layer.inodes))
+    }
+
+    /// Protects a chain from [`Snapshots::sweep`], whether its layers exist yet or not.
+    pub(crate) fn pin(&self, chain: &[Digest]) -> Pin {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in chain {
+            *pins.entry(*id).or_default() += 1;
+        }
+        Pin { pins: self.pins.clone(), chain: chain.to_vec() }
+    }
+
+    /// Gives a finished directory (`fs` and `layer.json` in it, all of it on disk) its name.
+    pub(crate) fn commit(&self, built: &Path, record: LayerRecord) -> Result<(), SnapshotError> {
+        let target = self.directory.join(record.chain_id.hex());
+        std::fs::rename(built, &target).map_err(SnapshotError::disk("commit", &target))?;
+        disk::sync_directory(&self.directory).map_err(SnapshotError::disk("sync", &self.directory))?;
+        self.layers.write().unwrap_or_else(PoisonError::into_inner).insert(record.chain_id, record);
+        Ok(())
+    }
+
+    /// Takes every snapshot out of the store that is neither needed nor pinned. What is returned is out of the way
+    /// already and only has to be deleted ([`disk::remove_all`]), which takes long.
+    pub(crate) fn sweep(&self, needed: &HashSet<Digest>) -> Result<Vec<PathBuf>, SnapshotError> {
+        let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
+        let unneeded: Vec<Digest> =
+            layers.keys().copied().filter(|id| !needed.contains(id) && !pins.contains_key(id)).collect();
+        let mut aside = Vec::with_capacity(unneeded.len());
+        for id in unneeded {
+            let path = self.directory.join(id.hex());
+            aside.extend(disk::set_aside(&path, &self.temporary).map_err(SnapshotError::disk("set aside", &path))?);
+            layers.remove(&id);
+        }
+        Ok(aside)
+    }
+}
+
+fn read_record(snapshot: &Path) -> Option<LayerRecord> {
+    if !snapshot.join("fs").is_dir() {
+        return None;
+    }
+    serde_json::from_slice(&std::fs::read(snapshot.join("layer.json")).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(snapshots: &Snapshots, root: &Path, id: Digest) {
+        let built = disk::unique(&root.join("tmp"));
+        std::fs::create_dir_all(built.join("fs")).unwrap();
+        let record = LayerRecord::new(id, None, id, 4096, 1);
+        std::fs::write(built.join("layer.json"), serde_json::to_vec(&record).unwrap()).unwrap();
+        snapshots.commit(&built, record).unwrap();
+    }
+
+    #[test]
+    fn chain_ids_follow_the_specification() {
+        let layers = [Digest::of(b"a"), Digest::of(b"b")];
+        let expected = Digest::of(format!("{} {}", layers[0], layers[1]).as_bytes());
+        assert_eq!(chain_ids(&layers), vec![layers[0], expected]);
+        assert_eq!(chain_ids(&[]), vec![]);
+    }
+
+    #[test]
+    fn a_sweep_leaves_what_is_needed_or_pinned() {
+        let dir = tempfile::tempdir().unwrap();
+        let temporary = dir.path().join("tmp");
+        std::fs::create_dir(&temporary).unwrap();
+        let snapshots = Snapshots::open(dir.path(), &temporary).unwrap();
+        let [needed, pinned, other] = [Digest::of(b"1"), Digest::of(b"2"), Digest::of(b"3")];
+        for id in [needed, pinned, other] {
+            add(&snapshots, dir.path(), id);
+        }
+        assert_eq!(snapshots.usage(), (3 * 4096, 3));
+        let pin = snapshots.pin(&[pinned]);
+        let keep = HashSet::from([needed]);
+        assert_eq!(snapshots.sweep(&keep).unwrap().len(), 1);
+        assert!(snapshots.contains(pinned) && !snapshots.contains(other) && !snapshots.path(other).exists());
+        drop(pin);
+        assert_eq!(snapshots.sweep(&keep).unwrap().len(), 1);
+        assert_eq!(Snapshots::open(dir.path(), &temporary).unwrap().list().len(), 1);
+    }
+
+    #[test]
+    fn a_damaged_snapshot_is_dropped_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let temporary = dir.path().join("tmp");
+        std::fs::create_dir(&temporary).unwrap();
+        let snapshots = Snapshots::open(dir.path(), &temporary).unwrap();
+        let [good, bad] = [Digest::of(b"1"), Digest::of(b"2")];
+        add(&snapshots, dir.path(), good);
+        add(&snapshots, dir.path(), bad);
+        std::fs::write(dir.path().join("snapshots").join(bad.hex()).join("layer.json"), b"{").unwrap();
+        let reopened = Snapshots::open(dir.path(), &temporary).unwrap();
+        assert!(reopened.contains(good) && !reopened.contains(bad) && !reopened.path(bad).exists());
+    }
+}
