@@ -1,5 +1,32 @@
-//! placeholder
+//! The CRI service of a node: pods, containers and images, without any other runtime below it.
+//!
+//! Start reading at [`daemon`], which wires everything; then one call from the wire ([`cri`]) to its pod
+//! ([`sandbox`], [`container`]).
+//!
+//! * [`config`]: what `/etc/nodeagent/runtime.toml` and the flags say
+//! * [`telemetry`], [`notify`]: journal and systemd
+//! * [`daemon`]: builds the application, serves, drains
+//! * [`server`]: the sockets and the dialects spoken on them
+//! * [`cri`]: protocol only: unpack, call the domain, pack
+//! * [`sandbox`]: one task per pod; the client of the pod's shim
+//! * [`container`]: from a container's configuration to what the shim launches
+//! * [`image`]: pull, list, remove, prepare root file systems; [`content`]: blobs by digest; [`snapshot`]: layers
+//! * [`cgroup`]: hierarchies, limits, statistics
+//! * [`state`]: records that survive the daemon
+//! * [`events`]: what happened to containers, for those who listen
+
+pub mod cgroup;
+pub mod config;
+pub mod container;
 pub mod content;
+pub mod cri;
+pub mod daemon;
+pub mod events;
 pub mod image;
+pub mod kernel;
+pub mod notify;
+pub mod sandbox;
 pub mod server;
 pub mod snapshot;
+pub mod state;
+pub mod telemetry;

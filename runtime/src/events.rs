@@ -1,0 +1,1 @@
+//! What happened to containers, for those who listen.

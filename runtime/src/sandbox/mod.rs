@@ -1,0 +1,1 @@
+//! Pods: one task each, which owns the state of the pod and of its containers.
