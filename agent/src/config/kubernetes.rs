@@ -6,15 +6,18 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::value::InvalidValue;
+use super::value::{InvalidValue, deserialize_from_text};
 
 /// A Kubernetes version: `1.36`, or `1.36.2` where the patch is pinned too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(into = "String")]
+#[schemars(try_from = "String")]
 pub struct KubernetesVersion {
     minor: u32,
     patch: Option<u32>,
 }
+
+deserialize_from_text!(KubernetesVersion, "a version in quotes, such as \"1.36\"");
 
 impl KubernetesVersion {
     /// The oldest minor that the tables know.
@@ -67,14 +70,6 @@ impl fmt::Display for KubernetesVersion {
             Some(patch) => write!(f, "1.{}.{patch}", self.minor),
             None => write!(f, "1.{}", self.minor),
         }
-    }
-}
-
-impl TryFrom<String> for KubernetesVersion {
-    type Error = InvalidValue;
-
-    fn try_from(text: String) -> Result<KubernetesVersion, InvalidValue> {
-        text.parse()
     }
 }
 

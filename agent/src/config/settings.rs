@@ -10,7 +10,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::kubernetes::{KubernetesVersion, Taint};
-use super::value::{FileMode, HostPath, ModuleName, NodeName, PackageSpec, RepoId, Secret, SysctlKey, UnitName, Url};
+use super::value::{
+    FileMode, HostPath, ModuleName, NodeName, PackageSpec, RepoId, Secret, Span, SysctlKey, UnitName, Url,
+};
 use crate::plan::ResourceId;
 
 /// Everything a node is asked to be.
@@ -182,6 +184,8 @@ pub struct RuntimeSettings {
     pub pause_image: String,
     /// Answer on CRI-O's socket too, for cAdvisor.
     pub crio_compat_socket: bool,
+    /// How long first boot waits for the socket to answer.
+    pub ready_timeout: Span,
 }
 
 /// `runtime.kind`

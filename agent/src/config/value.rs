@@ -16,6 +16,30 @@ fn invalid<T>(text: impl Into<String>) -> Result<T, InvalidValue> {
     Err(InvalidValue(text.into()))
 }
 
+/// `Deserialize` through `FromStr`, with a type error that shows how the value is written.
+macro_rules! deserialize_from_text {
+    ($name:ident, $want:literal) => {
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<$name, D::Error> {
+                struct Text;
+                impl serde::de::Visitor<'_> for Text {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str($want)
+                    }
+
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$name, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+                deserializer.deserialize_str(Text)
+            }
+        }
+    };
+}
+pub(super) use deserialize_from_text;
+
 /// A newtype over a string that only its parser can make.
 macro_rules! text_value {
     ($(#[$doc:meta])* $name:ident) => {
@@ -216,9 +240,12 @@ impl FromStr for Url {
 }
 
 /// Permission bits of a file, written as octal text: `"0644"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(into = "String")]
+#[schemars(try_from = "String")]
 pub struct FileMode(u32);
+
+deserialize_from_text!(FileMode, "octal digits in quotes, such as \"0644\"");
 
 impl FileMode {
     /// The bits.
@@ -238,14 +265,6 @@ impl FromStr for FileMode {
     }
 }
 
-impl TryFrom<String> for FileMode {
-    type Error = InvalidValue;
-
-    fn try_from(text: String) -> Result<FileMode, InvalidValue> {
-        text.parse()
-    }
-}
-
 impl From<FileMode> for String {
     fn from(mode: FileMode) -> String {
         format!("{:04o}", mode.0)
@@ -253,9 +272,12 @@ impl From<FileMode> for String {
 }
 
 /// A time span with its unit: `"90s"`, `"5m"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(into = "String")]
+#[schemars(try_from = "String")]
 pub struct Span(Duration);
+
+deserialize_from_text!(Span, "a number with its unit in quotes, such as \"90s\"");
 
 /// Units of [`Span`] in milliseconds, longest name first so that `ms` is not read as `m`.
 const SPAN_UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
@@ -292,14 +314,6 @@ impl FromStr for Span {
             Some(_) => invalid(format!("{text:?} is more than a year")),
             None => invalid(format!("{text:?} has the unknown unit {unit:?}; write one of {units}")),
         }
-    }
-}
-
-impl TryFrom<String> for Span {
-    type Error = InvalidValue;
-
-    fn try_from(text: String) -> Result<Span, InvalidValue> {
-        text.parse()
     }
 }
 
