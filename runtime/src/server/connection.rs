@@ -1,7 +1,9 @@
 //! One accepted connection: which dialect it speaks, and speaking it until either side is done.
 
 use super::{
-    CrioInspect, Limits, MAX_RECEIVE_MESSAGE, MAX_SEND_MESSAGE, Services, crio,
+    CrioInspect, Limits, MAX_RECEIVE_MESSAGE, MAX_SEND_MESSAGE, Services,
+    authority::AuthorityFilter,
+    crio,
     prefixed::Prefixed,
     v1alpha2::{V1Alpha2, V1Alpha2Layer},
 };
@@ -78,7 +80,7 @@ impl Dialects {
             }
         };
         let outcome = if greeting.as_ref() == PREFACE {
-            self.grpc(Prefixed::new(greeting, stream), stop).await
+            self.grpc(AuthorityFilter::new(&greeting, stream), stop).await
         } else {
             self.crio(Prefixed::new(greeting, stream), stop).await
         };
@@ -87,7 +89,7 @@ impl Dialects {
         }
     }
 
-    async fn grpc(&self, stream: Prefixed<UnixStream>, stop: &CancellationToken) -> hyper::Result<()> {
+    async fn grpc(&self, stream: AuthorityFilter<UnixStream>, stop: &CancellationToken) -> hyper::Result<()> {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())

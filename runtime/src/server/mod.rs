@@ -8,6 +8,7 @@
 //! Kubelet and crictl speak gRPC (CRI v1 or v1alpha2); the cAdvisor inside the kubelet speaks HTTP/1.1 on a path that
 //! is a constant of its code, which is why the same server listens on more than one socket.
 
+mod authority;
 mod connection;
 mod crio;
 mod error;
