@@ -5,6 +5,10 @@
 //!
 //! - [`config`]: files to validated settings
 //! - [`plan`]: what a run will do, as a value
+//! - [`resource`]: what a node must look like, one kind per file
+//! - [`host`]: files, kernel, systemd, programs
 
 pub mod config;
+pub mod host;
 pub mod plan;
+pub mod resource;

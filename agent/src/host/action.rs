@@ -1,0 +1,304 @@
+//! Carries out the actions of a plan, and takes them back.
+//!
+//! This is all that ever changes a host. Undo data is captured before an action, so that it describes the host as it was; an
+//! action whose effect is there already writes nothing, which makes every action safe to repeat after a crash.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::Host;
+use super::command::{Command, CommandError};
+use super::dnf::{self, DnfError};
+use super::kernel::{KernelError, Parameter};
+use super::root::{Kind, Ownership, RootError};
+use super::systemd::{JobKind, SystemdError};
+use crate::plan::{Action, SavedFile, Undo, UnitOp};
+
+/// Why an action, its capture or its undo failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ActionError {
+    /// A file.
+    #[error("change files")]
+    File(#[from] RootError),
+    /// The kernel.
+    #[error("change the kernel's state")]
+    Kernel(#[from] KernelError),
+    /// A unit.
+    #[error("change units")]
+    Systemd(#[from] SystemdError),
+    /// A program.
+    #[error("run a program")]
+    Command(#[from] CommandError),
+    /// Packages.
+    #[error("change packages")]
+    Dnf(#[from] DnfError),
+    /// Something is in the way of a file.
+    #[error("{path} is {found}: it is not replaced by a file")]
+    NotAFile {
+        /// Path on the host.
+        path: String,
+        /// What it is.
+        found: &'static str,
+    },
+    /// The module was loaded and nothing came of it.
+    #[error("modprobe {name} ended well, but the module is not there: {because}")]
+    NoEffect {
+        /// Module.
+        name: String,
+        /// What is known about it.
+        because: String,
+    },
+    /// The kernel took a value and shows another.
+    #[error("kernel parameter {key} is {got:?} after {want:?} was written")]
+    NotTaken {
+        /// Dotted name.
+        key: String,
+        /// What was written.
+        want: String,
+        /// What is read back.
+        got: String,
+    },
+    /// Undo data that cannot be used.
+    #[error("undo data of {path} is damaged")]
+    Damaged {
+        /// Path on the host.
+        path: String,
+        /// Why.
+        #[source]
+        source: base64::DecodeError,
+    },
+    /// It cannot be taken back.
+    #[error("cannot be undone: {reason}")]
+    Impossible {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What an action left beside its effect.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Executed {
+    /// Undo data that only exists afterwards (dnf's number of the transaction); it replaces what was captured.
+    pub undo: Option<Undo>,
+    /// Something to report.
+    pub note: Option<String>,
+}
+
+impl Host {
+    /// What would take the action back, from the host as it is now.
+    pub async fn capture(&self, action: &Action) -> Result<Undo, ActionError> {
+        Ok(match action {
+            Action::WriteFile { path, .. } => {
+                let path = self.root.end_of_links(path)?;
+                Undo::RestoreFile { previous: self.save(&path)?, path }
+            }
+            Action::RemoveFile { path } | Action::Symlink { path, .. } => {
+                Undo::RestoreFile { previous: self.save(path)?, path: path.clone() }
+            }
+            Action::MakeDirectory { path, .. } => match self.root.link_metadata(path)? {
+                None => Undo::RemoveDirectory { path: path.clone() },
+                Some(_) => Undo::Nothing,
+            },
+            Action::WriteSysctl { key, .. } => match self.kernel.sysctl(&Parameter::parse(key)?)? {
+                Some(value) => Undo::WriteSysctl { key: key.clone(), value },
+                None => Undo::Nothing,
+            },
+            Action::SetEnforce { .. } => match self.kernel.enforcing()? {
+                Some(enforcing) => Undo::SetEnforce { enforcing },
+                None => Undo::Nothing,
+            },
+            Action::Unit { unit, op, .. } => self.capture_unit(unit, *op).await?,
+            Action::Swapoff { device } => Undo::Swapon { device: device.clone() },
+            Action::Dnf { .. } => Undo::Impossible { reason: "dnf had not finished its transaction".to_owned() },
+            // A module may be in use by the time of the undo, and does no harm: it goes with the next boot.
+            Action::LoadModule { .. } | Action::DaemonReload | Action::ReloadUdev | Action::DnfCleanMetadata => {
+                Undo::Nothing
+            }
+        })
+    }
+
+    /// Carries the action out.
+    pub async fn execute(&self, action: &Action) -> Result<Executed, ActionError> {
+        match action {
+            Action::WriteFile { path, content, mode, uid, gid, secret: _ } => {
+                let path = self.root.end_of_links(path)?;
+                self.put(&path, content.as_bytes(), Ownership { mode: *mode, uid: *uid, gid: *gid })?;
+            }
+            Action::RemoveFile { path } => {
+                self.root.remove(path)?;
+            }
+            Action::Symlink { path, target } => {
+                if self.root.link_target(path)?.as_ref() != Some(target) {
+                    self.root.symlink(path, target)?;
+                }
+            }
+            Action::MakeDirectory { path, mode, uid, gid } => self.make_directory(path, *mode, *uid, *gid)?,
+            Action::LoadModule { name } => self.load_module(name).await?,
+            Action::WriteSysctl { key, value } => self.write_sysctl(key, value)?,
+            Action::SetEnforce { enforcing } => {
+                if self.kernel.enforcing()?.is_some_and(|now| now != *enforcing) {
+                    self.kernel.set_enforcing(*enforcing)?;
+                }
+            }
+            Action::Unit { unit, op, wait } => self.unit_operation(unit, *op, *wait).await?,
+            // nothing to reload in a tree that does not run
+            Action::DaemonReload if self.is_offline() => {}
+            Action::DaemonReload => self.systemd.daemon_reload().await?,
+            Action::ReloadUdev if self.is_offline() => {}
+            Action::ReloadUdev => {
+                let command = Command::new("/usr/bin/udevadm", Duration::from_secs(60)).args(["control", "--reload"]);
+                self.commands.run(&command).await?.success(&command)?;
+            }
+            Action::DnfCleanMetadata => dnf::clean_metadata(self).await?,
+            Action::Dnf { op, packages, options } => {
+                let transaction = dnf::transaction(self, *op, packages, options).await?;
+                return Ok(Executed { undo: Some(transaction.undo()), note: transaction.note() });
+            }
+            Action::Swapoff { device } => {
+                if self.kernel.swaps()?.iter().any(|swap| swap.device == *device) {
+                    self.kernel.swapoff(device).await?;
+                }
+            }
+        }
+        Ok(Executed::default())
+    }
+
+    /// Takes one action back.
+    pub async fn undo(&self, undo: &Undo) -> Result<(), ActionError> {
+        match undo {
+            Undo::RestoreFile { path, previous: None } => {
+                self.root.remove(path)?;
+            }
+            Undo::RestoreFile { path, previous: Some(SavedFile::Link { target }) } => {
+                if self.root.link_target(path)?.as_ref() != Some(target) {
+                    self.root.symlink(path, target)?;
+                }
+            }
+            Undo::RestoreFile { path, previous: Some(SavedFile::Regular { content, mode, uid, gid }) } => {
+                let content =
+                    BASE64.decode(content).map_err(|source| ActionError::Damaged { path: path.clone(), source })?;
+                self.put(path, &content, Ownership { mode: *mode, uid: *uid, gid: *gid })?;
+            }
+            Undo::RemoveDirectory { path } => {
+                self.root.remove_empty_directory(path)?;
+            }
+            Undo::WriteSysctl { key, value } => self.write_sysctl(key, value)?,
+            Undo::SetEnforce { enforcing } => {
+                self.kernel.set_enforcing(*enforcing)?;
+            }
+            Undo::Unit { unit, op } => self.unit_operation(unit, *op, true).await?,
+            Undo::DnfUndo { transaction } => dnf::undo(self, *transaction).await?,
+            Undo::Swapon { device } => {
+                if !self.kernel.swaps()?.iter().any(|swap| swap.device == *device) {
+                    self.kernel.swapon(device).await?;
+                }
+            }
+            Undo::Impossible { reason } => return Err(ActionError::Impossible { reason: reason.clone() }),
+            Undo::Nothing => {}
+        }
+        Ok(())
+    }
+
+    fn save(&self, path: &str) -> Result<Option<SavedFile>, ActionError> {
+        let Some(found) = self.root.link_metadata(path)? else { return Ok(None) };
+        match found.kind {
+            Kind::Link => Ok(self.root.link_target(path)?.map(|target| SavedFile::Link { target })),
+            Kind::File => Ok(self.root.read(path)?.map(|bytes| SavedFile::Regular {
+                content: BASE64.encode(bytes),
+                mode: found.mode,
+                uid: found.uid,
+                gid: found.gid,
+            })),
+            Kind::Directory | Kind::Other => {
+                Err(ActionError::NotAFile { path: path.to_owned(), found: found.kind.in_words() })
+            }
+        }
+    }
+
+    /// Writes at the name itself, and only what differs.
+    fn put(&self, path: &str, content: &[u8], owner: Ownership) -> Result<(), ActionError> {
+        let found = self.root.link_metadata(path)?;
+        if let Some(found) = found
+            && found.kind == Kind::File
+            && self.root.read(path)?.as_deref() == Some(content)
+        {
+            if (Ownership { mode: found.mode, uid: found.uid, gid: found.gid }) != owner {
+                self.root.set_ownership(path, owner)?;
+            }
+            return Ok(());
+        }
+        Ok(self.root.write(path, content, owner)?)
+    }
+
+    fn make_directory(&self, path: &str, mode: u32, uid: u32, gid: u32) -> Result<(), ActionError> {
+        let found = self.root.link_metadata(path)?;
+        let there = found.is_some_and(|found| {
+            found.kind == Kind::Directory && (found.mode, found.uid, found.gid) == (mode, uid, gid)
+        });
+        if !there {
+            self.root.make_directory(path, Ownership { mode, uid, gid })?;
+        }
+        Ok(())
+    }
+
+    async fn load_module(&self, name: &str) -> Result<(), ActionError> {
+        if self.kernel.module(name)?.present() {
+            return Ok(());
+        }
+        self.kernel.load_module(name).await?;
+        let facts = self.kernel.module(name)?;
+        if facts.present() {
+            return Ok(());
+        }
+        let because = facts.barred.unwrap_or_else(|| "neither its effect nor /sys/module shows it".to_owned());
+        Err(ActionError::NoEffect { name: name.to_owned(), because })
+    }
+
+    fn write_sysctl(&self, key: &str, value: &str) -> Result<(), ActionError> {
+        let parameter = Parameter::parse(key)?;
+        let same = |a: &str, b: &str| a.split_whitespace().eq(b.split_whitespace());
+        if self.kernel.sysctl(&parameter)?.is_some_and(|now| same(&now, value)) {
+            return Ok(());
+        }
+        self.kernel.set_sysctl(&parameter, value)?;
+        match self.kernel.sysctl(&parameter)? {
+            Some(got) if !same(&got, value) => {
+                Err(ActionError::NotTaken { key: key.to_owned(), want: value.to_owned(), got })
+            }
+            // some parameters can only be written
+            _ => Ok(()),
+        }
+    }
+
+    async fn capture_unit(&self, unit: &str, op: UnitOp) -> Result<Undo, ActionError> {
+        let status = self.systemd.unit(unit).await?;
+        let back = match op {
+            UnitOp::Enable if !status.is_enabled() => UnitOp::Disable,
+            UnitOp::Disable if status.is_enabled() => UnitOp::Enable,
+            UnitOp::Mask if !status.is_masked() => UnitOp::Unmask,
+            UnitOp::Unmask if status.is_masked() => UnitOp::Mask,
+            UnitOp::Start | UnitOp::Restart if !status.is_active() => UnitOp::Stop,
+            UnitOp::Stop if status.is_active() => UnitOp::Start,
+            _ => return Ok(Undo::Nothing),
+        };
+        Ok(Undo::Unit { unit: unit.to_owned(), op: back })
+    }
+
+    async fn unit_operation(&self, unit: &str, op: UnitOp, wait: bool) -> Result<(), ActionError> {
+        let systemd = &self.systemd;
+        let job = match op {
+            UnitOp::Enable => return Ok(systemd.enable(unit).await.map(drop)?),
+            UnitOp::Disable => return Ok(systemd.disable(unit).await.map(drop)?),
+            UnitOp::Mask => return Ok(systemd.mask(unit).await.map(drop)?),
+            UnitOp::Unmask => return Ok(systemd.unmask(unit).await.map(drop)?),
+            UnitOp::Start => JobKind::Start,
+            UnitOp::Stop => JobKind::Stop,
+            UnitOp::Restart => JobKind::Restart,
+            UnitOp::TryRestart => JobKind::TryRestart,
+        };
+        let done = if wait { systemd.run_job(job, unit).await } else { systemd.enqueue(job, unit).await };
+        Ok(done?)
+    }
+}
