@@ -6,9 +6,18 @@
 //! - [`config`]: files to validated settings
 //! - [`plan`]: what a run will do, as a value
 //! - [`resource`]: what a node must look like, one kind per file
+//! - [`reconcile`]: plans a run, journals it, carries it out, takes it back
+//! - [`firstboot`]: the stages of a first boot
 //! - [`host`]: files, kernel, systemd, programs
+//! - [`telemetry`], [`notify`]: the journal and systemd's progress line
+//! - [`exit`]: the exit codes
 
 pub mod config;
+pub mod exit;
+pub mod firstboot;
 pub mod host;
+pub mod notify;
 pub mod plan;
+pub mod reconcile;
 pub mod resource;
+pub mod telemetry;

@@ -56,7 +56,7 @@ pub fn identity(node: &Node) -> Option<&str> {
 }
 
 /// Names that one file gives twice: the second is a slip, not an override.
-pub fn duplicates<'n>(nodes: &'n [Node]) -> Vec<(&'n Node, &'n Node)> {
+pub fn duplicates(nodes: &[Node]) -> Vec<(&Node, &Node)> {
     let mut found = Vec::new();
     for (index, node) in nodes.iter().enumerate() {
         let first = nodes[..index].iter().find(|other| identity(other).is_some() && identity(other) == identity(node));

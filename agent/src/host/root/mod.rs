@@ -4,6 +4,7 @@
 //! the tree, absolute ones included, are followed inside the tree only. An image that is being built is not trusted: a link
 //! planted in it must not make a root process write to the build machine.
 
+mod append;
 mod resolve;
 mod write;
 

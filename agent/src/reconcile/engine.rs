@@ -1,0 +1,190 @@
+//! The resources of a host, in their order: looks at them, and drives runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::graph::{Graph, GraphError};
+use super::journal::JournalError;
+use super::lock::LockError;
+use super::planned::{Finding, Plan, Planned, digest};
+use super::state::{Applied, State, StateError};
+use super::transaction::TransactionError;
+use crate::config::settings::ReconcileSettings;
+use crate::host::{Host, Platform, RootError};
+use crate::notify::Notifier;
+use crate::plan::{ResourceId, Stage};
+use crate::resource::{PlanContext, Resource};
+use crate::telemetry::chain;
+
+/// Why a run could not be made at all. What goes wrong with a resource is in the report instead.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The resources have no order.
+    #[error("order resources")]
+    Graph(#[from] GraphError),
+    /// Somebody else is at it, or the lock cannot be used.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// State.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A journal cannot be read.
+    #[error(transparent)]
+    Transaction(#[from] TransactionError),
+    /// The journal cannot be written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// Who this system is.
+    #[error("read the system's identity")]
+    Identity(#[source] RootError),
+    /// The report for others to read.
+    #[error("publish status")]
+    Publish(#[source] RootError),
+    /// Earlier changes can no longer be told apart from this one's.
+    #[error("transaction {id} is not the last one: {later} came after it; roll that one back first")]
+    NotTheLast {
+        /// As asked for.
+        id: String,
+        /// What came later.
+        later: String,
+    },
+    /// There is nothing to roll back.
+    #[error("there is no transaction to roll back")]
+    NothingToRollBack,
+}
+
+/// How a run is to be made.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// For reports: apply, reconcile, bake.
+    pub command: &'static str,
+    /// Which resources take part.
+    pub stage: Stage,
+    /// Undo everything when anything fails.
+    pub atomic: bool,
+    /// Obey drift policies and the limit on repairs.
+    pub obey_policy: bool,
+    /// The run is part of the boot: it must not wait for units that are ordered after it.
+    pub in_boot: bool,
+    /// How long to wait for another run.
+    pub patience: Duration,
+    /// Where a test wants a crash.
+    #[cfg(any(test, feature = "testing"))]
+    pub crash: super::journal::CrashPoint,
+}
+
+impl Options {
+    /// All resources, at once, for a person.
+    pub fn new(command: &'static str) -> Options {
+        Options {
+            command,
+            stage: Stage::Activate,
+            atomic: false,
+            obey_policy: false,
+            in_boot: false,
+            patience: Duration::ZERO,
+            #[cfg(any(test, feature = "testing"))]
+            crash: super::journal::CrashPoint::default(),
+        }
+    }
+}
+
+/// Host, resources and how they depend on each other.
+pub struct Engine<'h> {
+    pub(super) host: &'h Host,
+    pub(super) platform: &'h Platform,
+    pub(super) resources: BTreeMap<ResourceId, Box<dyn Resource>>,
+    pub(super) graph: Graph,
+    pub(super) policy: &'h ReconcileSettings,
+    pub(super) notifier: Notifier,
+}
+
+impl<'h> Engine<'h> {
+    /// Orders the resources.
+    pub fn new(
+        host: &'h Host,
+        platform: &'h Platform,
+        policy: &'h ReconcileSettings,
+        resources: Vec<Box<dyn Resource>>,
+    ) -> Result<Engine<'h>, EngineError> {
+        let edges: Vec<_> = resources.iter().map(|resource| (resource.id().clone(), resource.needs())).collect();
+        let graph = Graph::new(&edges)?;
+        let resources = resources.into_iter().map(|resource| (resource.id().clone(), resource)).collect();
+        Ok(Engine { host, platform, resources, graph, policy, notifier: Notifier::from_environment() })
+    }
+
+    /// The resource of this name.
+    pub fn resource(&self, id: &ResourceId) -> Option<&dyn Resource> {
+        self.resources.get(id).map(AsRef::as_ref)
+    }
+
+    /// All names, in the order of execution.
+    pub fn ids(&self) -> impl Iterator<Item = &ResourceId> {
+        self.graph.order()
+    }
+
+    /// Looks at everything up to `stage` and says what has to be done. Changes nothing.
+    pub async fn plan(&self, stage: Stage, state: Option<&State>) -> Plan {
+        let applied = state.map(|state| &state.resources);
+        let mut resources: Vec<Planned> = Vec::new();
+        let mut changing: BTreeSet<ResourceId> = BTreeSet::new();
+        for level in self.graph.levels() {
+            // what does not need each other is looked at at once: the time goes into waiting for rpm and D-Bus
+            let found = join_all(
+                level
+                    .iter()
+                    .filter_map(|id| self.resources.get(id))
+                    .filter(|resource| resource.stage() <= stage)
+                    .map(|resource| self.look(resource.as_ref(), applied, &changing)),
+            )
+            .await;
+            for planned in found {
+                if planned.change().is_some() {
+                    changing.insert(planned.id.clone());
+                }
+                resources.push(planned);
+            }
+        }
+        Plan { resources }
+    }
+
+    /// Looks at one resource.
+    pub(super) async fn look(
+        &self,
+        resource: &dyn Resource,
+        applied: Option<&BTreeMap<ResourceId, Applied>>,
+        changing: &BTreeSet<ResourceId>,
+    ) -> Planned {
+        let id = resource.id();
+        let needs: Vec<ResourceId> = self.graph.needs(id).cloned().collect();
+        let planned = |finding| Planned { id: id.clone(), stage: resource.stage(), needs: needs.clone(), finding };
+        if self.host.is_offline() && resource.live_only() {
+            return planned(Finding::Deferred {
+                reason: "only a running system can do this: left for first boot".into(),
+            });
+        }
+        let pending = needs.iter().filter(|need| changing.contains(*need)).cloned().collect();
+        let context = PlanContext {
+            last_applied: applied.and_then(|applied| applied.get(id)).map(|applied| &applied.value),
+            pending: &pending,
+            platform: self.platform,
+        };
+        match resource.plan(self.host, &context).await {
+            Ok(outcome) => planned(Finding::Observed(outcome)),
+            Err(error) => planned(Finding::Failed { error: chain(&error) }),
+        }
+    }
+
+    /// Names the desired state of the resources up to `stage`.
+    pub(super) fn desired_hash(&self, stage: Stage) -> String {
+        let desired: Vec<_> = self
+            .resources
+            .values()
+            .filter(|resource| resource.stage() <= stage)
+            .map(|resource| (resource.id(), resource.applied()))
+            .collect();
+        digest(&desired)
+    }
+}

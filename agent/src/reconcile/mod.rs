@@ -1,0 +1,42 @@
+//! Brings a host to the state of its settings, and can say what it did.
+//!
+//! ```text
+//! lock → recover → observe → plan → journal { intent, act, done } → verify → state → end
+//! ```
+//!
+//! - [`graph`]: what comes before what
+//! - [`planned`]: the plan of a run
+//! - [`engine`]: observes, and drives a run
+//! - [`execute`]: one step, journaled; and taking steps back
+//! - [`notifications`]: reloads and restarts, collapsed
+//! - [`journal`], [`transaction`]: what was done, written and read
+//! - [`recover`]: what a crash left
+//! - [`rollback`]: taking a finished transaction back
+//! - [`state`], [`report`], [`lock`]
+
+mod apply;
+mod drive;
+pub mod engine;
+pub mod execute;
+pub mod flap;
+pub mod graph;
+pub mod journal;
+pub mod lock;
+pub mod notifications;
+pub mod planned;
+mod recover;
+pub mod report;
+pub mod rollback;
+pub mod state;
+pub mod transaction;
+
+pub use engine::{Engine, EngineError, Options};
+pub use planned::{Finding, Plan, Planned};
+pub use report::{Report, ResourceState};
+
+/// What the agent keeps across boots; not readable for others.
+pub const STATE_DIR: &str = "/var/lib/nodeagent";
+/// The journals.
+pub const TRANSACTION_DIR: &str = "/var/lib/nodeagent/txn";
+/// What a reboot may forget.
+pub const RUN_DIR: &str = "/run/nodeagent";

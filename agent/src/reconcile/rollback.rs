@@ -1,0 +1,61 @@
+//! Takes back a transaction that has ended.
+
+use super::engine::{Engine, EngineError, Options};
+use super::execute::Steps;
+use super::journal::{EndResult, Journal, Record};
+use super::lock::Lock;
+use super::state::State;
+use super::transaction::Transaction;
+use crate::telemetry::event;
+
+/// What a rollback came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RolledBack {
+    /// The transaction.
+    pub id: String,
+    /// What could not be taken back.
+    pub failures: Vec<String>,
+}
+
+/// The transaction that would be rolled back, with its steps: `id`, or the last one that has any effect.
+pub fn candidate(engine: &Engine<'_>, id: Option<&str>) -> Result<Transaction, EngineError> {
+    let mut later = None;
+    for candidate in Transaction::list(engine.host)?.iter().rev() {
+        let Some(transaction) = Transaction::load(engine.host, candidate)? else { continue };
+        let has_effect = transaction.to_undo().next().is_some();
+        match id {
+            Some(id) if id == candidate => {
+                return match later {
+                    // an earlier transaction's undo data describes a host that the later one has changed since
+                    Some(later) => Err(EngineError::NotTheLast { id: id.to_owned(), later }),
+                    None if has_effect => Ok(transaction),
+                    None => Err(EngineError::NothingToRollBack),
+                };
+            }
+            None if has_effect => return Ok(transaction),
+            _ => later = later.or_else(|| has_effect.then(|| candidate.clone())),
+        }
+    }
+    Err(EngineError::NothingToRollBack)
+}
+
+/// Takes it back, in reverse.
+pub async fn rollback(engine: &Engine<'_>, id: Option<&str>, options: &Options) -> Result<RolledBack, EngineError> {
+    let host = engine.host;
+    let _lock = Lock::take(host, "agent rollback", options.patience).await?;
+    let transaction = candidate(engine, id)?;
+    let id = transaction.begin.id.clone();
+    let journal = Journal::open(host, &id, transaction.steps.len(), transaction.length)?;
+    let mut steps = Steps::of(host, journal, &transaction);
+    steps.journal().durable(&Record::Rollback { at: host.clock.now() })?;
+    let failures = steps.undo(|_| true).await?;
+    if let Some(mut state) = State::load(host)? {
+        state.resources.retain(|_, applied| applied.transaction.as_ref() != Some(&id));
+        state.save(host)?;
+    }
+    let result = if failures.is_empty() { EndResult::Undone } else { EndResult::UndoFailed };
+    steps.journal().durable(&Record::End { result, at: host.clock.now() })?;
+    let message_id = if failures.is_empty() { event::TRANSACTION_UNDONE } else { event::UNDO_FAILED };
+    log::warn!(MESSAGE_ID = message_id, NODEAGENT_TXN = id.as_str(); "transaction {id} {result}, as asked for");
+    Ok(RolledBack { id, failures })
+}
