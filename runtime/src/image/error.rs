@@ -7,7 +7,9 @@ use std::sync::Arc;
 use crate::content::{ContentError, Digest};
 use crate::snapshot::SnapshotError;
 
+use super::manifest::ManifestError;
 use super::reference::ReferenceError;
+use super::registry::RegistryError;
 
 /// The kind of an error: what callers decide on and what the CRI maps to its codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,11 +102,59 @@ pub enum ImageError {
         layer: Digest,
         /// The cause.
         #[source]
-        source: SnapshotError,
+        source: Box<SnapshotError>,
+    },
+    /// A layer is of a kind that we cannot unpack.
+    #[error("layer {layer} of {reference} has the unsupported media type {media_type:?}")]
+    MediaType {
+        /// The image.
+        reference: String,
+        /// The layer's digest.
+        layer: Digest,
+        /// As in the manifest.
+        media_type: String,
+    },
+    /// The registry, or the way to it.
+    #[error(transparent)]
+    Registry(Box<RegistryError>),
+    /// What the registry gave is no image that we can use.
+    #[error("{what} {digest} of {reference} is unusable")]
+    Manifest {
+        /// The image.
+        reference: String,
+        /// Manifest, config.
+        what: &'static str,
+        /// Which one.
+        digest: Digest,
+        /// The cause.
+        #[source]
+        source: ManifestError,
+    },
+    /// The image exists, for other machines.
+    #[error("{reference} has no image for {wanted}, only for {}", offered_or_none(offered))]
+    NoMatchingPlatform {
+        /// The image.
+        reference: String,
+        /// This host.
+        wanted: String,
+        /// What there is.
+        offered: Vec<String>,
+    },
+    /// Bytes that are not what their name promises.
+    #[error("layer {expected} of {reference} from {registry} has digest {actual}")]
+    LayerDigest {
+        /// The image.
+        reference: String,
+        /// Who sent it.
+        registry: String,
+        /// As in the manifest.
+        expected: Digest,
+        /// As it came.
+        actual: Digest,
     },
     /// The snapshot store.
     #[error("snapshot store failed")]
-    Snapshots(#[from] SnapshotError),
+    Snapshots(#[source] Box<SnapshotError>),
     /// A worker thread died or the runtime is going away.
     #[error("the daemon is stopping")]
     ShuttingDown,
@@ -124,6 +174,10 @@ impl ImageError {
             ImageError::Disk { .. } | ImageError::Record { .. } => ErrorCode::Disk,
             ImageError::Content { source: ContentError::Mismatch { .. }, .. } => ErrorCode::DigestMismatch,
             ImageError::Content { .. } => ErrorCode::Disk,
+            ImageError::MediaType { .. } | ImageError::Manifest { .. } => ErrorCode::InvalidImage,
+            ImageError::Registry(source) => source.code(),
+            ImageError::NoMatchingPlatform { .. } => ErrorCode::NoMatchingPlatform,
+            ImageError::LayerDigest { .. } => ErrorCode::DigestMismatch,
             ImageError::Layer { source, .. } | ImageError::Snapshots(source) => source.code(),
             ImageError::ShuttingDown => ErrorCode::ShuttingDown,
             ImageError::Shared(inner) => inner.code(),
@@ -134,4 +188,20 @@ impl ImageError {
         let path = path.into();
         move |source| ImageError::Disk { action, path, source }
     }
+}
+
+impl From<RegistryError> for ImageError {
+    fn from(error: RegistryError) -> ImageError {
+        ImageError::Registry(Box::new(error))
+    }
+}
+
+impl From<SnapshotError> for ImageError {
+    fn from(error: SnapshotError) -> ImageError {
+        ImageError::Snapshots(Box::new(error))
+    }
+}
+
+fn offered_or_none(offered: &[String]) -> String {
+    if offered.is_empty() { "unnamed platforms".to_owned() } else { offered.join(", ") }
 }

@@ -6,10 +6,15 @@
 mod config;
 mod credentials;
 mod error;
+mod manifest;
 mod model;
+mod platform;
+mod pull;
 mod reference;
+mod registry;
 mod rootfs;
 mod store;
+mod tasks;
 mod usage;
 
 use std::path::PathBuf;
@@ -18,11 +23,15 @@ use std::sync::Arc;
 pub use config::{ImagesConfig, Limits, MirrorConfig, RegistryConfig, Timeouts};
 pub use credentials::{AuthFieldError, Credentials};
 pub use error::{ErrorCode, ImageError};
+pub use manifest::ManifestError;
 pub use model::{FsUsage, Image, ImageConfig, Rootfs};
 pub use reference::{Reference, ReferenceError};
+pub use registry::RegistryError;
 
 use crate::content::disk;
+use pull::Puller;
 use store::Store;
+use tasks::Tasks;
 use usage::ContainerUsage;
 
 /// All images of this node. Clones share one store.
@@ -33,8 +42,9 @@ pub struct Images {
 
 #[derive(Debug)]
 struct Inner {
-    config: ImagesConfig,
     store: Arc<Store>,
+    puller: Arc<Puller>,
+    tasks: Tasks,
     container_usage: ContainerUsage,
 }
 
@@ -44,7 +54,8 @@ impl Images {
         let root = config.root.clone();
         let store = Arc::new(blocking(move || Store::open(&root)).await?);
         let container_usage = ContainerUsage::new(store.containers_directory());
-        Ok(Images { inner: Arc::new(Inner { config, store, container_usage }) })
+        let puller = Arc::new(Puller::new(config, store.clone())?);
+        Ok(Images { inner: Arc::new(Inner { store, puller, tasks: Tasks::default(), container_usage }) })
     }
 
     /// Pulls an image for this host's platform.
@@ -52,8 +63,15 @@ impl Images {
     /// Callers that ask for the same reference with the same credentials at the same time share one task, which goes
     /// on when a caller goes away. The registry is asked every time: a finished pull is never served again.
     pub async fn pull(&self, reference: &str, auth: Option<Credentials>) -> Result<Arc<Image>, ImageError> {
-        let _ = (Reference::parse(reference)?, auth, &self.inner.config);
-        Err(ImageError::NotHere { image: reference.to_owned() })
+        let reference = Reference::parse(reference)?;
+        let puller = self.inner.puller.clone();
+        let key = (reference.clone(), auth.clone());
+        self.inner.tasks.join(key, move || puller.pull(reference, auth)).await
+    }
+
+    /// Stops all pulls and waits until their tasks are gone. What they committed stays.
+    pub async fn shutdown(&self) {
+        self.inner.tasks.shutdown().await;
     }
 
     /// Every image, in a stable order.

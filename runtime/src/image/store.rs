@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,8 @@ use crate::snapshot::Snapshots;
 const VERSION: u32 = 1;
 /// Shorter ids are more likely a name that happens to be hexadecimal.
 const MIN_ID_PREFIX: usize = 3;
+/// How long layers of a failed pull wait for the next attempt.
+const ORPHAN_AGE: Duration = Duration::from_secs(3600);
 
 /// An image as it is on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -266,16 +269,17 @@ impl Store {
             disk::sync_directory(&self.directory).map_err(ImageError::disk("sync", &self.directory))?;
             self.index.write().unwrap_or_else(PoisonError::into_inner).remove(id);
         }
-        self.sweep_locked()
+        self.sweep_locked(Duration::ZERO)
     }
 
-    /// Takes out of the way what no image, container or running pull needs. Returns what is left to delete.
-    pub(crate) fn sweep(&self) -> Result<Vec<PathBuf>, ImageError> {
+    /// Takes out of the way what pulls left behind that never came to an end, once it is old: until then the next
+    /// attempt continues from it. Returns what is left to delete.
+    pub(crate) fn sweep_old(&self) -> Result<Vec<PathBuf>, ImageError> {
         let _writer = self.writer();
-        self.sweep_locked()
+        self.sweep_locked(ORPHAN_AGE)
     }
 
-    fn sweep_locked(&self) -> Result<Vec<PathBuf>, ImageError> {
+    fn sweep_locked(&self, age: Duration) -> Result<Vec<PathBuf>, ImageError> {
         let (mut chains, mut blobs) = (HashSet::new(), HashSet::new());
         for record in self.read().records.values() {
             chains.extend(record.chain_ids.iter().copied());
@@ -290,7 +294,7 @@ impl Store {
                 self.content.remove(blob).map_err(content)?;
             }
         }
-        Ok(self.snapshots.sweep(&chains)?)
+        Ok(self.snapshots.sweep(&chains, age)?)
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Index> {

@@ -1,12 +1,12 @@
 //! How much space images and containers take.
 
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::model::FsUsage;
 use super::store::Store;
+use crate::snapshot::measure;
 
 /// Walking all writable layers costs, and the kubelet asks every ten seconds.
 const FRESH: Duration = Duration::from_secs(30);
@@ -59,24 +59,6 @@ impl ContainerUsage {
         }
         FsUsage { mountpoint: self.directory.clone(), used_bytes: state.used_bytes, inodes_used: state.inodes_used }
     }
-}
-
-/// Bytes and inodes below a directory. What vanishes meanwhile is not counted; nothing is followed out of it.
-pub(crate) fn measure(directory: &Path) -> (u64, u64) {
-    let (mut bytes, mut inodes) = (0, 0);
-    let mut pending = vec![directory.to_owned()];
-    while let Some(path) = pending.pop() {
-        let Ok(entries) = std::fs::read_dir(&path) else { continue };
-        for entry in entries.flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            bytes += metadata.blocks() * 512;
-            inodes += 1;
-            if metadata.is_dir() {
-                pending.push(entry.path());
-            }
-        }
-    }
-    (bytes, inodes)
 }
 
 #[cfg(test)]

@@ -2,11 +2,41 @@
 //!
 //! `<root>/snapshots/<chain id>/fs` is a finished overlayfs lower layer; `layer.json` beside it says what it is. A
 //! snapshot is built in the temporary directory and renamed into place when it is complete and on disk, so whatever
-//! has its final name is whole.
+//! has its final name is whole. `pipeline` runs the work, `archive` reads tar, `unpack` writes files through `tree`,
+//! `settle` fits the result to the layers below, `store` knows what is here.
 
+mod archive;
+mod attributes;
 mod error;
+mod pipeline;
+mod settle;
 mod store;
+mod sys;
+mod tree;
+mod unpack;
 
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+pub use archive::ArchiveError;
 pub use error::SnapshotError;
-pub(crate) use store::Pin;
+pub(crate) use pipeline::{Built, Feed, LayerLimits};
 pub use store::{LayerRecord, Snapshots, chain_ids};
+
+/// Bytes and inodes below a directory. What vanishes meanwhile is not counted; nothing is followed out of it.
+pub(crate) fn measure(directory: &Path) -> (u64, u64) {
+    let (mut bytes, mut inodes) = (0, 0);
+    let mut pending = vec![directory.to_owned()];
+    while let Some(path) = pending.pop() {
+        let Ok(entries) = std::fs::read_dir(&path) else { continue };
+        for entry in entries.flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            bytes += metadata.blocks() * 512;
+            inodes += 1;
+            if metadata.is_dir() {
+                pending.push(entry.path());
+            }
+        }
+    }
+    (bytes, inodes)
+}

@@ -1,13 +1,14 @@
 //! Finished snapshots: which exist, what they use, who still needs them.
 
 use std::collections::{HashMap, HashSet};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
-use super::SnapshotError;
+use super::{Built, SnapshotError, settle};
 use crate::content::{Digest, disk};
 
 const VERSION: u32 = 1;
@@ -47,11 +48,15 @@ pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
     for diff_id in diff_ids {
         let next = match chain.last() {
             None => *diff_id,
-            Some(below) => Digest::finish(Sha256::new().chain_update(format!("{below} {diff_id}"))),
+            Some(below) => above(*below, *diff_id),
         };
         chain.push(next);
     }
     chain
+}
+
+fn above(below: Digest, diff_id: Digest) -> Digest {
+    Digest::of(format!("{below} {diff_id}").as_bytes())
 }
 
 /// All snapshots of this node.
@@ -148,6 +153,32 @@ impl Snapshots {
         Pin { pins: self.pins.clone(), chain: chain.to_vec() }
     }
 
+    /// Fits an unpacked layer to the ones below it (`below`, bottom first), puts it on disk and gives it its name.
+    pub(crate) fn finish(&self, built: Built, below: &[Digest]) -> Result<LayerRecord, SnapshotError> {
+        let Built { mut unpacked, diff_id, mut directory } = built;
+        let parents: Vec<PathBuf> = below.iter().rev().map(|id| self.path(*id)).collect();
+        settle::settle(&directory.0.join("fs"), &mut unpacked, &parents)?;
+        let chain_id = match below.last() {
+            None => diff_id,
+            Some(parent) => above(*parent, diff_id),
+        };
+        let record = LayerRecord::new(chain_id, below.last().copied(), diff_id, unpacked.bytes, unpacked.inodes);
+        let path = directory.0.join("layer.json");
+        let bytes = serde_json::to_vec(&record).map_err(|error| SnapshotError::disk("write", &path)(error.into()))?;
+        let mut file = std::fs::File::create_new(&path).map_err(SnapshotError::disk("create", &path))?;
+        file.write_all(&bytes).map_err(SnapshotError::disk("write", &path))?;
+        // one call for ten thousand files instead of an fsync for each
+        nix::unistd::syncfs(&file).map_err(|error| SnapshotError::disk("sync", &path)(error.into()))?;
+        self.commit(&directory.0, record.clone())?;
+        // renamed: there is nothing left to clean up
+        directory.0 = PathBuf::new();
+        Ok(record)
+    }
+
+    pub(super) fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
     /// Gives a finished directory (`fs` and `layer.json` in it, all of it on disk) its name.
     pub(crate) fn commit(&self, built: &Path, record: LayerRecord) -> Result<(), SnapshotError> {
         let target = self.directory.join(record.chain_id.hex());
@@ -157,9 +188,9 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Takes every snapshot out of the store that is neither needed nor pinned. What is returned is out of the way
+    /// Takes every snapshot out of the store that is neither needed nor pinned and has at least the given age. What is returned is out of the way
     /// already and only has to be deleted ([`disk::remove_all`]), which takes long.
-    pub(crate) fn sweep(&self, needed: &HashSet<Digest>) -> Result<Vec<PathBuf>, SnapshotError> {
+    pub(crate) fn sweep(&self, needed: &HashSet<Digest>, age: Duration) -> Result<Vec<PathBuf>, SnapshotError> {
         let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
         let unneeded: Vec<Digest> =
@@ -167,11 +198,19 @@ impl Snapshots {
         let mut aside = Vec::with_capacity(unneeded.len());
         for id in unneeded {
             let path = self.directory.join(id.hex());
+            if !age.is_zero() && age_of(&path).is_none_or(|own| own < age) {
+                continue;
+            }
             aside.extend(disk::set_aside(&path, &self.temporary).map_err(SnapshotError::disk("set aside", &path))?);
             layers.remove(&id);
         }
         Ok(aside)
     }
+}
+
+fn age_of(path: &Path) -> Option<Duration> {
+    // layer.json is the last thing that is made in it
+    std::fs::symlink_metadata(path).ok()?.modified().ok()?.elapsed().ok()
 }
 
 fn read_record(snapshot: &Path) -> Option<LayerRecord> {
@@ -214,10 +253,10 @@ mod tests {
         assert_eq!(snapshots.usage(), (3 * 4096, 3));
         let pin = snapshots.pin(&[pinned]);
         let keep = HashSet::from([needed]);
-        assert_eq!(snapshots.sweep(&keep).unwrap().len(), 1);
+        assert_eq!(snapshots.sweep(&keep, Duration::ZERO).unwrap().len(), 1);
         assert!(snapshots.contains(pinned) && !snapshots.contains(other) && !snapshots.path(other).exists());
         drop(pin);
-        assert_eq!(snapshots.sweep(&keep).unwrap().len(), 1);
+        assert_eq!(snapshots.sweep(&keep, Duration::ZERO).unwrap().len(), 1);
         assert_eq!(Snapshots::open(dir.path(), &temporary).unwrap().list().len(), 1);
     }
 

@@ -1,0 +1,156 @@
+//! Adjusts a freshly unpacked layer to the layers below it.
+//!
+//! A directory that the archive took for granted exists below, and in the merged tree the upper one's owner and mode
+//! count: without this, `/tmp` would lose its sticky bit as soon as a layer puts a file into it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::sys::stat::{Mode, SFlag, fstatat};
+use nix::unistd::{linkat, symlinkat};
+
+use super::attributes::{self, Attributes};
+use super::tree::{Dir, open_plain, show};
+use super::unpack::Unpacked;
+use super::{SnapshotError, sys};
+
+/// `parents` are the finished layers below, topmost first.
+pub(super) fn settle(root: &Path, unpacked: &mut Unpacked, parents: &[PathBuf]) -> Result<(), SnapshotError> {
+    for (target, path) in std::mem::take(&mut unpacked.links) {
+        let copied = link(root, &target, &path, parents)?;
+        if let Some(bytes) = copied {
+            unpacked.bytes += bytes.div_ceil(4096) * 4096;
+            unpacked.inodes += 1;
+        }
+    }
+    for path in std::mem::take(&mut unpacked.implied) {
+        adopt(root, &path, parents)?;
+    }
+    for (path, mtime) in std::mem::take(&mut unpacked.times) {
+        let place = root.join(std::ffi::OsStr::from_bytes(&path));
+        match open_plain(root, &path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
+            Ok(fd) => attributes::set_times(fd.as_fd(), &place, mtime)?,
+            // a later entry of the archive put something else there
+            Err(error) if gone(&error) => {}
+            Err(error) => return Err(SnapshotError::disk("open", place)(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Gives a directory the owner, mode and time that it has below.
+fn adopt(root: &Path, path: &[u8], parents: &[PathBuf]) -> Result<(), SnapshotError> {
+    let place = root.join(std::ffi::OsStr::from_bytes(path));
+    let directory = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+    let own = match open_plain(root, path, directory) {
+        Ok(fd) => fd,
+        Err(error) if gone(&error) => return Ok(()),
+        Err(error) => return Err(SnapshotError::disk("open", place)(error)),
+    };
+    for parent in parents {
+        match open_plain(parent, path, directory) {
+            Ok(fd) => {
+                let below = File::from(fd).metadata().map_err(SnapshotError::disk("examine", &place))?;
+                let copied = Attributes {
+                    mode: below.mode() & 0o7777,
+                    uid: below.uid(),
+                    gid: below.gid(),
+                    mtime: (below.mtime(), u32::try_from(below.mtime_nsec()).unwrap_or(0)),
+                    symlink: false,
+                    xattrs: &[],
+                };
+                attributes::set(own.as_fd(), &place, &copied)?;
+                return attributes::set_times(own.as_fd(), &place, copied.mtime);
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            // a file, symlink or whiteout: whatever is further down is not visible
+            Err(error) if gone(&error) => break,
+            Err(error) => return Err(SnapshotError::disk("open", parent)(error)),
+        }
+    }
+    // new here: what mkdir makes as root, whatever the daemon's umask
+    let fresh = Attributes { mode: 0o755, uid: 0, gid: 0, mtime: (0, 0), symlink: false, xattrs: &[] };
+    attributes::set(own.as_fd(), &place, &fresh)?;
+    attributes::set_times(own.as_fd(), &place, fresh.mtime)
+}
+
+/// Makes a hard link whose target was not in the archive before it: within the layer if it came later, else by a copy
+/// from below, which is what overlayfs itself does on a write. Returns the size of a copy.
+fn link(root: &Path, target: &[u8], path: &[u8], parents: &[PathBuf]) -> Result<Option<u64>, SnapshotError> {
+    let (to, name) = split(root, path)?;
+    let place = root.join(std::ffi::OsStr::from_bytes(path));
+    let failed = |error: Errno| SnapshotError::disk("link", &place)(error.into());
+    if let Ok((from, target_name)) = split(root, target) {
+        match linkat(&from.fd, target_name, &to.fd, name, AtFlags::empty()) {
+            Ok(()) => return Ok(None),
+            Err(Errno::EEXIST) => return Ok(None),
+            Err(Errno::ENOENT) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    for parent in parents {
+        let Ok((from, target_name)) = split(parent, target) else { continue };
+        let there = match fstatat(&from.fd, target_name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(there) => there,
+            Err(Errno::ENOENT) => continue,
+            Err(error) => return Err(failed(error)),
+        };
+        return match SFlag::from_bits_truncate(there.st_mode & libc::S_IFMT) {
+            SFlag::S_IFREG => copy(&from, target_name, &to, name, &place).map(Some),
+            SFlag::S_IFLNK => {
+                let destination = readlinkat(&from.fd, target_name).map_err(failed)?;
+                symlinkat(destination.as_os_str(), &to.fd, name).map_err(failed)?;
+                Ok(Some(0))
+            }
+            _ => Err(SnapshotError::Missing { path: show(target) }),
+        };
+    }
+    Err(SnapshotError::Missing { path: show(target) })
+}
+
+fn copy(from: &Dir, source: &[u8], to: &Dir, name: &[u8], place: &Path) -> Result<u64, SnapshotError> {
+    let failed = |error: io::Error| SnapshotError::disk("copy", place)(error);
+    let open = |dir: &Dir, name: &[u8], flags| {
+        openat(&dir.fd, name, flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::from_bits_truncate(0o600))
+            .map(File::from)
+            .map_err(|error| failed(error.into()))
+    };
+    let mut input = open(from, source, OFlag::O_RDONLY)?;
+    let mut output = open(to, name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL)?;
+    let bytes = io::copy(&mut input, &mut output).map_err(failed)?;
+    let metadata = input.metadata().map_err(failed)?;
+    let capability = sys::fgetxattr(input.as_fd(), c"security.capability").map_err(failed)?;
+    let xattrs: Vec<_> = capability.map(|value| (b"security.capability".to_vec(), value)).into_iter().collect();
+    let copied = Attributes {
+        mode: metadata.mode() & 0o7777,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+        mtime: (metadata.mtime(), u32::try_from(metadata.mtime_nsec()).unwrap_or(0)),
+        symlink: false,
+        xattrs: &xattrs,
+    };
+    attributes::set(output.as_fd(), place, &copied)?;
+    attributes::set_times(output.as_fd(), place, copied.mtime)?;
+    Ok(bytes)
+}
+
+/// The directory that holds a path, and the path's last part.
+fn split<'a>(root: &Path, path: &'a [u8]) -> Result<(Dir, &'a [u8]), SnapshotError> {
+    let (parent, name) = match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (&b""[..], path),
+    };
+    let fd = open_plain(root, parent, OFlag::O_PATH | OFlag::O_DIRECTORY)
+        .map_err(SnapshotError::disk("open", root.join(std::ffi::OsStr::from_bytes(parent))))?;
+    Ok((Dir { fd, path: parent.to_vec() }, name))
+}
+
+fn gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP))
+}

@@ -1,0 +1,353 @@
+//! From an archive to an overlayfs layer.
+//!
+//! Whiteouts become what overlayfs understands: a character device 0:0 for a removed name, an extended attribute for
+//! an opaque directory. Three things have to wait until the layers below are there (see [`super::settle`]):
+//! directories that the archive takes for granted, hard links to files of lower layers, and directories' times, which
+//! every entry made inside would change again.
+
+use std::fs::File;
+use std::io::{BufRead, Seek as _, SeekFrom, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, fstatat, makedev, mkdirat, mknodat};
+use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
+
+use super::archive::{Archive, Entry, Extent, Kind};
+use super::attributes::{self, Attributes};
+use super::tree::{Components, Dir, Tree, components, join, show};
+use super::{SnapshotError, measure};
+
+const WHITEOUT: &[u8] = b".wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// What aufs, long ago, used for itself.
+const AUFS: &[u8] = b".wh..wh.";
+/// Memory for names that have to be kept until the end.
+const RETAINED: usize = 32 << 20;
+/// What a file system hands out at least.
+const FS_BLOCK: u64 = 4096;
+
+/// A layer on disk, not yet adjusted to the layers below.
+#[derive(Debug, Default)]
+pub(super) struct Unpacked {
+    /// Directories that had to be made although no entry describes them.
+    pub implied: Vec<Vec<u8>>,
+    /// Hard links whose target is not in this layer: target, own path.
+    pub links: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Directories and their times.
+    pub times: Vec<(Vec<u8>, (i64, u32))>,
+    pub bytes: u64,
+    pub inodes: u64,
+    retained: usize,
+}
+
+impl Unpacked {
+    fn retain(&mut self, path: &[u8]) -> Result<(), SnapshotError> {
+        self.retained += path.len() + 64;
+        if self.retained > RETAINED {
+            return Err(SnapshotError::TooMuch { what: "bytes of directory names", limit: RETAINED as u64 });
+        }
+        Ok(())
+    }
+
+    fn implied(&mut self, path: &[u8]) -> Result<(), SnapshotError> {
+        self.retain(path)?;
+        self.implied.push(path.to_vec());
+        self.count(FS_BLOCK);
+        Ok(())
+    }
+
+    fn count(&mut self, bytes: u64) {
+        self.bytes += bytes.div_ceil(FS_BLOCK) * FS_BLOCK;
+        self.inodes += 1;
+    }
+}
+
+/// Unpacks a whole archive into the empty directory `root`. The reader is left behind the archive's end mark.
+pub(super) fn unpack<R: BufRead>(input: R, root: &Path, max_entries: u64) -> Result<(Unpacked, R), SnapshotError> {
+    let mut unpacker = Unpacker { tree: Tree::open(root)?, result: Unpacked::default(), root_given: false };
+    unpacker.result.count(FS_BLOCK);
+    let mut archive = Archive::new(input);
+    let mut entries = 0;
+    while let Some(entry) = archive.next_entry()? {
+        entries += 1;
+        if entries > max_entries {
+            return Err(SnapshotError::TooMuch { what: "entries", limit: max_entries });
+        }
+        unpacker.apply(&entry, &mut archive)?;
+    }
+    if !unpacker.root_given {
+        unpacker.result.implied.push(Vec::new());
+    }
+    Ok((unpacker.result, archive.into_inner()))
+}
+
+struct Unpacker {
+    tree: Tree,
+    result: Unpacked,
+    root_given: bool,
+}
+
+impl Unpacker {
+    fn apply<R: BufRead>(&mut self, entry: &Entry, archive: &mut Archive<R>) -> Result<(), SnapshotError> {
+        let parts = components(&entry.path)?;
+        let Some((name, parents)) = parts.split_last() else {
+            return self.root(entry);
+        };
+        let dir = self.parent(parents)?;
+        if name.starts_with(WHITEOUT) {
+            return self.whiteout(&dir, name, entry);
+        }
+        let at = |action: &'static str, tree: &Tree| {
+            let path = tree.path_of(&dir, name);
+            move |error: Errno| SnapshotError::disk(action, path)(error.into())
+        };
+        match &entry.kind {
+            Kind::File { size, extents } => return self.file(&dir, name, entry, *size, extents.as_deref(), archive),
+            Kind::Directory => return self.make_directory(&parts, &dir, name, entry),
+            Kind::Link { target } => return self.link(&dir, name, target),
+            Kind::Symlink { target } => {
+                if target.is_empty() || target.contains(&0) {
+                    return Err(SnapshotError::Path { path: show(&entry.path), why: "is a symlink to nothing" });
+                }
+                self.create(&dir, name, || symlinkat(target.as_slice(), &dir.fd, *name))
+                    .map_err(at("create", &self.tree))?;
+                self.result.count(0);
+            }
+            Kind::CharDevice { major, minor } => self.device(&dir, name, SFlag::S_IFCHR, (*major, *minor))?,
+            Kind::BlockDevice { major, minor } => self.device(&dir, name, SFlag::S_IFBLK, (*major, *minor))?,
+            Kind::Fifo => self.device(&dir, name, SFlag::S_IFIFO, (0, 0))?,
+        }
+        attributes::set_by_name(&dir, name, &self.tree.path_of(&dir, name), &Attributes::of(entry))
+    }
+
+    fn parent(&mut self, parents: &[&[u8]]) -> Result<Rc<Dir>, SnapshotError> {
+        let result = &mut self.result;
+        self.tree.directory(parents, &mut |made| result.implied(made))
+    }
+
+    fn root(&mut self, entry: &Entry) -> Result<(), SnapshotError> {
+        if entry.kind != Kind::Directory {
+            return Err(SnapshotError::Path { path: show(&entry.path), why: "is the layer itself" });
+        }
+        let dir = self.tree.existing(&[])?;
+        let path = self.tree.path_of(&dir, b"");
+        let fd = File::open(&path).map_err(SnapshotError::disk("open", &path))?;
+        attributes::set(fd.as_fd(), &path, &Attributes::of(entry))?;
+        self.root_given = true;
+        self.result.times.push((Vec::new(), entry.mtime));
+        Ok(())
+    }
+
+    fn whiteout(&mut self, dir: &Dir, name: &[u8], entry: &Entry) -> Result<(), SnapshotError> {
+        if name == OPAQUE {
+            return attributes::set_opaque(&self.tree.path_of(dir, b""));
+        }
+        if name.starts_with(AUFS) {
+            return Ok(());
+        }
+        let removed = &name[WHITEOUT.len()..];
+        if matches!(removed, b"" | b"." | b"..") {
+            return Err(SnapshotError::Path { path: show(&entry.path), why: "removes nothing" });
+        }
+        match fstatat(&dir.fd, removed, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            // a whiteout is about the layers below: what this layer has itself stays
+            Ok(there) if there.st_mode & libc::S_IFMT == libc::S_IFDIR => {
+                attributes::set_opaque(&self.tree.path_of(dir, removed))
+            }
+            Ok(_) => Ok(()),
+            Err(Errno::ENOENT) => self.device(dir, removed, SFlag::S_IFCHR, (0, 0)),
+            Err(error) => Err(SnapshotError::disk("examine", self.tree.path_of(dir, removed))(error.into())),
+        }
+    }
+
+    fn make_directory(
+        &mut self,
+        parts: &Components<'_>,
+        dir: &Dir,
+        name: &[u8],
+        entry: &Entry,
+    ) -> Result<(), SnapshotError> {
+        let path = self.tree.path_of(dir, name);
+        let fail = |action| {
+            let path = path.clone();
+            move |error: Errno| SnapshotError::disk(action, path)(error.into())
+        };
+        let mut made = mkdirat(&dir.fd, name, Mode::from_bits_truncate(0o700));
+        let mut was_whiteout = false;
+        if made == Err(Errno::EEXIST) {
+            let there = fstatat(&dir.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(fail("examine"))?;
+            if there.st_mode & libc::S_IFMT != libc::S_IFDIR {
+                was_whiteout = there.st_mode & libc::S_IFMT == libc::S_IFCHR && there.st_rdev == 0;
+                self.clear(dir, name).map_err(fail("replace"))?;
+                made = mkdirat(&dir.fd, name, Mode::from_bits_truncate(0o700));
+            }
+        }
+        match made {
+            Ok(()) => self.result.count(FS_BLOCK),
+            Err(Errno::EEXIST) => {}
+            Err(error) => return Err(fail("create")(error)),
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(&dir.fd, name, flags, Mode::empty()).map_err(fail("open"))?;
+        attributes::set(fd.as_fd(), &path, &Attributes::of(entry))?;
+        if was_whiteout {
+            // what is below stays removed, although the name is here again
+            attributes::set_opaque(&path)?;
+        }
+        let place = join(&dir.path, name);
+        self.result.retain(&place)?;
+        self.result.times.push((place.clone(), entry.mtime));
+        self.tree.remember(parts.join(&b'/'), Rc::new(Dir { fd, path: place }));
+        Ok(())
+    }
+
+    fn file<R: BufRead>(
+        &mut self,
+        dir: &Dir,
+        name: &[u8],
+        entry: &Entry,
+        size: u64,
+        extents: Option<&[Extent]>,
+        archive: &mut Archive<R>,
+    ) -> Result<(), SnapshotError> {
+        let path = self.tree.path_of(dir, name);
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let open = || openat(&dir.fd, name, flags, Mode::from_bits_truncate(0o600));
+        let fd: OwnedFd =
+            self.create(dir, name, open).map_err(|error| SnapshotError::disk("create", &path)(error.into()))?;
+        let mut file = File::from(fd);
+        let whole = [Extent { offset: 0, length: size }];
+        let written = write_data(&mut file, archive, extents.unwrap_or(&whole), size, &path)?;
+        attributes::set(file.as_fd(), &path, &Attributes::of(entry))?;
+        attributes::set_times(file.as_fd(), &path, entry.mtime)?;
+        self.result.count(written);
+        Ok(())
+    }
+
+    fn link(&mut self, dir: &Dir, name: &[u8], target: &[u8]) -> Result<(), SnapshotError> {
+        let parts = components(target)?;
+        let path = self.tree.path_of(dir, name);
+        let Some((target_name, parents)) = parts.split_last() else {
+            return Err(SnapshotError::Path { path: show(target), why: "is linked to but is the layer itself" });
+        };
+        let linked = match self.tree.existing(parents) {
+            Ok(from) if from.path == dir.path && *target_name == name => return Ok(()),
+            // no AT_SYMLINK_FOLLOW: a link to a symlink is a second name for the symlink
+            Ok(from) => {
+                let there = fstatat(&from.fd, *target_name, AtFlags::AT_SYMLINK_NOFOLLOW);
+                match there {
+                    // its own whiteout hides the target, so there is nothing to link to
+                    Ok(there) if there.st_mode & libc::S_IFMT == libc::S_IFCHR && there.st_rdev == 0 => {
+                        return Err(SnapshotError::Missing { path: show(target) });
+                    }
+                    Ok(_) => self.create(dir, name, || linkat(&from.fd, *target_name, &dir.fd, name, AtFlags::empty())),
+                    Err(error) => Err(error),
+                }
+            }
+            Err(SnapshotError::Missing { .. }) => Err(Errno::ENOENT),
+            Err(error) => return Err(error),
+        };
+        match linked {
+            Ok(()) => Ok(()),
+            Err(Errno::ENOENT) => {
+                let place = join(&dir.path, name);
+                self.result.retain(&place)?;
+                self.result.retain(target)?;
+                self.result.links.push((parts.join(&b'/'), place));
+                Ok(())
+            }
+            Err(error) => Err(SnapshotError::disk("link", path)(error.into())),
+        }
+    }
+
+    fn device(&mut self, dir: &Dir, name: &[u8], kind: SFlag, (major, minor): (u32, u32)) -> Result<(), SnapshotError> {
+        let number = makedev(u64::from(major), u64::from(minor));
+        self.create(dir, name, || mknodat(&dir.fd, name, kind, Mode::from_bits_truncate(0o600), number))
+            .map_err(|error| SnapshotError::disk("create", self.tree.path_of(dir, name))(error.into()))?;
+        self.result.count(0);
+        Ok(())
+    }
+
+    /// Creates something, in place of what has that name already.
+    fn create<T>(&mut self, dir: &Dir, name: &[u8], mut create: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+        match create() {
+            Err(Errno::EEXIST) => {
+                self.clear(dir, name)?;
+                create()
+            }
+            other => other,
+        }
+    }
+
+    /// Removes what an earlier entry of the same archive made.
+    fn clear(&mut self, dir: &Dir, name: &[u8]) -> Result<(), Errno> {
+        let there = fstatat(&dir.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        self.tree.forget();
+        let (mut bytes, mut inodes) = (there.st_blocks.cast_unsigned() * 512, 1);
+        if there.st_mode & libc::S_IFMT == libc::S_IFDIR {
+            let path = self.tree.path_of(dir, name);
+            let (below_bytes, below) = measure(&path);
+            (bytes, inodes) = (bytes + below_bytes, inodes + below);
+            // does not follow symlinks; the path leads through real directories only
+            std::fs::remove_dir_all(&path)
+                .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+        } else {
+            unlinkat(&dir.fd, name, UnlinkatFlags::NoRemoveDir)?;
+            if there.st_nlink > 1 {
+                (bytes, inodes) = (0, 0);
+            }
+        }
+        self.result.bytes = self.result.bytes.saturating_sub(bytes);
+        self.result.inodes = self.result.inodes.saturating_sub(inodes);
+        Ok(())
+    }
+}
+
+/// Writes a file's data, leaving holes where there is none or only zeros. Returns what takes space.
+fn write_data<R: BufRead>(
+    file: &mut File,
+    archive: &mut Archive<R>,
+    extents: &[Extent],
+    size: u64,
+    path: &Path,
+) -> Result<u64, SnapshotError> {
+    let failed = |source| SnapshotError::disk("write", path)(source);
+    let (mut position, mut written) = (0u64, 0u64);
+    for extent in extents {
+        let mut offset = extent.offset;
+        let mut left = extent.length;
+        while left > 0 {
+            let data = archive.data()?;
+            let length = data.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            if length == 0 {
+                break;
+            }
+            let data = &data[..length];
+            if !is_hole(data) {
+                if position != offset {
+                    file.seek(SeekFrom::Start(offset)).map_err(failed)?;
+                }
+                file.write_all(data).map_err(failed)?;
+                position = offset + length as u64;
+                written += length as u64;
+            }
+            offset += length as u64;
+            left -= length as u64;
+            archive.consume(length);
+        }
+    }
+    if position != size {
+        file.set_len(size).map_err(failed)?;
+    }
+    Ok(written)
+}
+
+/// Whether a piece is worth a hole: a long run of zeros. A bomb of zeros then costs no disk.
+fn is_hole(data: &[u8]) -> bool {
+    // comparing a slice with itself, one byte on, is a single memcmp
+    data.len() >= 16 << 10 && data[0] == 0 && data[1..] == data[..data.len() - 1]
+}
