@@ -11,6 +11,7 @@
 //! * [`sandbox`]: one task per pod; the client of the pod's shim
 //! * [`container`]: from a container's configuration to what the shim launches
 //! * [`image`]: pull, list, remove, prepare root file systems; [`content`]: blobs by digest; [`snapshot`]: layers
+//! * [`network`]: CNI configurations and plugins, names of network namespaces
 //! * [`cgroup`]: hierarchies, limits, statistics
 //! * [`state`]: records that survive the daemon
 //! * [`events`]: what happened to containers, for those who listen
@@ -24,6 +25,7 @@ pub mod daemon;
 pub mod events;
 pub mod image;
 pub mod kernel;
+pub mod network;
 pub mod notify;
 pub mod sandbox;
 pub mod server;

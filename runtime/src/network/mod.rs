@@ -1,0 +1,293 @@
+//! Pod networks: standard CNI configurations, plugins run as executables.
+//!
+//! ```text
+//! add ─ conf_dir: which list ─ cache: record without result ─ chain: plugin by plugin ─ cache: record with result
+//! del ─ cache: what add used ─ chain, in reverse ─ cache: record removed
+//! ```
+//!
+//! * [`conf`], [`conf_dir`]: configuration files, and which of them counts
+//! * [`chain`], [`plugin`], [`exec`]: a verb on a list, on one plugin, as a process with bounds
+//! * [`result`]: answers in the forms of all versions
+//! * [`cache`]: what DEL needs to undo what ADD did
+//! * [`netns`]: the namespaces' names under `/run/netns`
+
+mod cache;
+mod chain;
+mod conf;
+mod conf_dir;
+mod error;
+mod exec;
+pub mod netns;
+mod plugin;
+mod pod;
+mod result;
+mod sandbox_locks;
+mod version;
+
+pub use cache::CacheError;
+pub use conf::ConfError;
+pub use conf_dir::NotReady;
+pub use error::{NetworkError, PluginError};
+pub use exec::ExecError;
+pub use pod::{Bandwidth, Dns, INTERFACE, InvalidPod, PodNetwork, PortMapping};
+pub use result::ResultError;
+pub use version::{CniVersion, UnknownVersion};
+
+use cache::{By, Cache, Record};
+use chain::Chain;
+use conf::ConfList;
+use conf_dir::ConfDir;
+use result::AddResult;
+use sandbox_locks::SandboxLocks;
+use serde_json::{Value, json};
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// Where things are and how long they may take.
+#[derive(Debug, Clone)]
+pub struct NetworkConfig {
+    /// configurations
+    pub conf_dir: PathBuf,
+    /// executables, first match wins
+    pub plugin_dirs: Vec<PathBuf>,
+    /// records of attachments
+    pub cache_dir: PathBuf,
+    /// the only network that counts, by its name; the first usable file when absent
+    pub network: Option<String>,
+    /// time for all plugins of an ADD together
+    pub add_timeout: Duration,
+    /// time for all plugins of a DEL together
+    pub del_timeout: Duration,
+    /// time for CHECK, GC and STATUS
+    pub query_timeout: Duration,
+    /// pods whose plugins run at a time; ADD and DEL count apart, so that hanging ADDs do not hold up deletion
+    pub parallel: usize,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self {
+            conf_dir: "/etc/cni/net.d".into(),
+            plugin_dirs: vec!["/opt/cni/bin".into(), "/usr/libexec/cni".into()],
+            cache_dir: "/var/lib/nodeagent/containers/cni".into(),
+            network: None,
+            // the kubelet waits 4 minutes for RunPodSandbox, and a failed ADD is followed by a DEL
+            add_timeout: Duration::from_secs(120),
+            // and 2 minutes for StopPodSandbox
+            del_timeout: Duration::from_secs(60),
+            query_timeout: Duration::from_secs(20),
+            parallel: 16,
+        }
+    }
+}
+
+/// What a pod got.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attachment {
+    /// addresses, primary first
+    pub ips: Vec<IpAddr>,
+    /// the last plugin's answer
+    pub result: Value,
+}
+
+/// The node's pod network. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct Network {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: NetworkConfig,
+    conf_dir: ConfDir,
+    cache: Cache,
+    locks: SandboxLocks,
+    adding: Semaphore,
+    deleting: Semaphore,
+}
+
+impl Network {
+    /// Touches nothing yet.
+    pub fn new(config: NetworkConfig) -> Self {
+        let inner = Inner {
+            conf_dir: ConfDir::new(config.conf_dir.clone(), config.network.clone()),
+            cache: Cache::new(config.cache_dir.clone()),
+            locks: SandboxLocks::default(),
+            adding: Semaphore::new(config.parallel.max(1)),
+            deleting: Semaphore::new(config.parallel.max(1)),
+            config,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Whether a pod could be given a network now, as far as files tell: a usable configuration whose plugins are
+    /// installed. Cheap enough to be asked for every `Status` call.
+    pub fn ready(&self) -> Result<(), NotReady> {
+        self.inner.usable_list().map(drop)
+    }
+
+    /// Like [`Network::ready`], and asks the plugins themselves where the configuration's version knows STATUS.
+    pub async fn status(&self) -> Result<(), NetworkError> {
+        let list = self.inner.usable_list()?;
+        self.inner.chain(&list, self.inner.config.query_timeout).status().await
+    }
+
+    /// Gives a pod its network. When a plugin fails, all of them are told to clean up before the error is returned.
+    /// What an earlier, interrupted or forgotten ADD for the same sandbox left is removed first.
+    pub async fn add(&self, pod: &PodNetwork) -> Result<Attachment, NetworkError> {
+        pod.validate()?;
+        let inner = &*self.inner;
+        let _own = inner.locks.lock(&pod.sandbox_id).await;
+        let list = inner.usable_list()?;
+        let _place = place(&inner.adding).await;
+        if let Some(stale) = inner.cache.load(&pod.sandbox_id)? {
+            inner.undo(&stale).await?;
+        }
+        let mut record = Record::new(By::Exec, pod.clone(), (*list).clone());
+        inner.cache.store(&record)?;
+        let added = inner.chain(&list, inner.config.add_timeout).add(pod).await.and_then(|result| {
+            let attachment = attachment(result, &list.name)?;
+            record.result = Some(attachment.result.clone());
+            inner.cache.store(&record)?;
+            Ok(attachment)
+        });
+        if added.is_err()
+            && let Err(error) = inner.undo(&record).await
+        {
+            // the record stays, so that a later DEL or GC tries again
+            log::warn!(sandbox = pod.sandbox_id.as_str(), error = chain_of(&error).as_str(); "cannot undo a failed network");
+        }
+        added
+    }
+
+    /// Takes a pod's network away, with the configuration and the result of its ADD. Fine with a namespace that is
+    /// gone, and with a pod that has no network (any more).
+    pub async fn del(&self, pod: &PodNetwork) -> Result<(), NetworkError> {
+        pod.validate()?;
+        self.inner.del(pod).await
+    }
+
+    /// Asks the plugins whether a pod's network is still as they made it.
+    pub async fn check(&self, pod: &PodNetwork) -> Result<(), NetworkError> {
+        pod.validate()?;
+        let inner = &*self.inner;
+        let _own = inner.locks.lock(&pod.sandbox_id).await;
+        let unknown = || NetworkError::Unknown(pod.sandbox_id.clone());
+        let record = inner.cache.load(&pod.sandbox_id)?.ok_or_else(unknown)?;
+        let result = record.result.as_ref().ok_or_else(unknown)?;
+        inner.chain(&record.list, inner.config.query_timeout).check(&record.pod, result).await
+    }
+
+    /// What a sandbox got, from its record: for a daemon that restarts.
+    pub fn attachment(&self, sandbox_id: &str) -> Result<Option<Attachment>, NetworkError> {
+        if !conf::is_name(sandbox_id) {
+            return Ok(None);
+        }
+        let record = self.inner.cache.load(sandbox_id)?;
+        let Some((network, raw)) = record.and_then(|record| Some((record.list.name, record.result?))) else {
+            return Ok(None);
+        };
+        let result = AddResult::from_value(raw).map_err(NetworkError::Recorded)?;
+        attachment(result, &network).map(Some)
+    }
+
+    /// Removes the network of every sandbox that is not in `valid`, then lets plugins (since version 1.1) clean up what
+    /// they know of beyond that. Everything is tried; the first error is returned.
+    pub async fn gc(&self, valid: &[String]) -> Result<(), NetworkError> {
+        let inner = &*self.inner;
+        let mut first_error = None;
+        for sandbox in inner.cache.sandboxes()? {
+            if valid.contains(&sandbox) {
+                continue;
+            }
+            let pod = PodNetwork { sandbox_id: sandbox.clone(), ..PodNetwork::default() };
+            if let Err(error) = inner.del(&pod).await {
+                log::warn!(sandbox = sandbox.as_str(), error = chain_of(&error).as_str(); "cannot remove a leftover network");
+                first_error.get_or_insert(error);
+            }
+        }
+        // without a usable configuration nobody is there to be asked
+        if let Ok(list) = inner.usable_list() {
+            let valid: Vec<_> = valid.iter().map(|id| json!({"containerID": id, "ifname": INTERFACE})).collect();
+            if let Err(error) = inner.chain(&list, inner.config.query_timeout).gc(&valid).await {
+                first_error.get_or_insert(error);
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+}
+
+impl Inner {
+    fn usable_list(&self) -> Result<Arc<ConfList>, NotReady> {
+        let list = self.conf_dir.current()?;
+        let directories = &self.config.plugin_dirs;
+        if let Some(missing) = list.plugins.iter().find(|each| plugin::find(&each.kind, directories).is_none()) {
+            return Err(NotReady::PluginMissing {
+                file: list.source.clone(),
+                plugin: missing.kind.clone(),
+                directories: directories.clone(),
+            });
+        }
+        Ok(list)
+    }
+
+    fn chain<'a>(&'a self, list: &'a ConfList, limit: Duration) -> Chain<'a> {
+        Chain { list, directories: &self.config.plugin_dirs, limit }
+    }
+
+    async fn del(&self, pod: &PodNetwork) -> Result<(), NetworkError> {
+        let _own = self.locks.lock(&pod.sandbox_id).await;
+        let record = match self.cache.load(&pod.sandbox_id) {
+            Ok(Some(record)) => record,
+            // every ADD begins with a record: without one there is nothing to undo
+            Ok(None) => return Ok(()),
+            Err(error @ (CacheError::Decode { .. } | CacheError::Format { .. })) => {
+                log::warn!(sandbox = pod.sandbox_id.as_str(), error = chain_of(&error).as_str(); "network record is unreadable, removing by today's configuration");
+                match self.usable_list() {
+                    // plugins find most of what is theirs by the sandbox's id
+                    Ok(list) => Record::new(By::Exec, pod.clone(), (*list).clone()),
+                    Err(_) => return Ok(self.cache.remove(&pod.sandbox_id)?),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let _place = place(&self.deleting).await;
+        self.undo(&record).await
+    }
+
+    /// DEL of what is on record, then the record itself.
+    async fn undo(&self, record: &Record) -> Result<(), NetworkError> {
+        let chain = self.chain(&record.list, self.config.del_timeout);
+        match record.by {
+            By::Exec => {
+                chain.del(&record.pod, record.result.as_ref(), netns::is_namespace(&record.pod.netns)).await?;
+            }
+        }
+        Ok(self.cache.remove(&record.pod.sandbox_id)?)
+    }
+}
+
+fn attachment(result: AddResult, network: &str) -> Result<Attachment, NetworkError> {
+    let ips = result.pod_ips(INTERFACE);
+    if ips.is_empty() {
+        return Err(NetworkError::NoAddress { network: network.to_owned() });
+    }
+    Ok(Attachment { ips, result: result.raw })
+}
+
+/// A place among those that run; the semaphores are never closed.
+async fn place(semaphore: &Semaphore) -> Option<SemaphorePermit<'_>> {
+    semaphore.acquire().await.ok()
+}
+
+/// An error with its causes on one line.
+fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
