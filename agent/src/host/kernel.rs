@@ -8,6 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use super::command::{Command, CommandError, CommandRunner};
 use super::root::{Root, RootError};
 use super::sys;
@@ -54,7 +56,7 @@ pub enum KernelError {
         device: String,
         /// Why.
         #[source]
-        source: nix::errno::Errno,
+        source: Errno,
     },
     /// A name that is none.
     #[error("{key:?} is not the name of a kernel parameter")]
@@ -150,18 +152,41 @@ pub struct Swap {
     pub used_kib: u64,
 }
 
+/// The two system calls that act on swap; everything else about the kernel is files.
+pub trait SwapCalls: Send + Sync {
+    /// swapoff(2)
+    fn swapoff(&self, device: &str) -> Result<(), Errno>;
+    /// swapon(2)
+    fn swapon(&self, device: &str) -> Result<(), Errno>;
+}
+
+/// Those of the running kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct RealSwap;
+
+impl SwapCalls for RealSwap {
+    fn swapoff(&self, device: &str) -> Result<(), Errno> {
+        sys::swapoff(device)
+    }
+
+    fn swapon(&self, device: &str) -> Result<(), Errno> {
+        sys::swapon(device)
+    }
+}
+
 /// The kernel of a host.
 #[derive(Clone)]
 pub struct Kernel {
     root: Root,
     commands: Arc<dyn CommandRunner>,
+    swap: Arc<dyn SwapCalls>,
     release: String,
 }
 
 impl Kernel {
     /// The kernel `release` below this root.
-    pub fn new(root: Root, commands: Arc<dyn CommandRunner>, release: &str) -> Kernel {
-        Kernel { root, commands, release: release.to_owned() }
+    pub fn new(root: Root, commands: Arc<dyn CommandRunner>, swap: Arc<dyn SwapCalls>, release: &str) -> Kernel {
+        Kernel { root, commands, swap, release: release.to_owned() }
     }
 
     /// `uname -r`; offline the newest kernel installed.
@@ -225,30 +250,37 @@ impl Kernel {
         Ok(parse_swaps(&self.live_text("/proc/swaps")?.unwrap_or_default()))
     }
 
+    /// Memory that can be had without swapping.
+    pub fn available_memory_kib(&self) -> Result<Option<u64>, KernelError> {
+        let text = self.live_text("/proc/meminfo")?.unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+        Ok(line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok()))
+    }
+
     /// Stops swapping to a device or file; brings its pages back first.
     pub async fn swapoff(&self, device: &str) -> Result<(), KernelError> {
-        self.swap_call("swapoff", sys::swapoff, device).await
+        self.swap_call("swapoff", device, |calls, device| calls.swapoff(device)).await
     }
 
     /// Swaps to a device or file.
     pub async fn swapon(&self, device: &str) -> Result<(), KernelError> {
-        self.swap_call("swapon", sys::swapon, device).await
+        self.swap_call("swapon", device, |calls, device| calls.swapon(device)).await
     }
 
     async fn swap_call(
         &self,
         call: &'static str,
-        run: fn(&str) -> Result<(), nix::errno::Errno>,
         device: &str,
+        run: fn(&dyn SwapCalls, &str) -> Result<(), Errno>,
     ) -> Result<(), KernelError> {
         if self.root.is_offline() {
             return Err(KernelError::Offline { what: call });
         }
         self.root.ledger().note(format!("{call} {device}"));
-        let path = device.to_owned();
+        let (calls, path) = (self.swap.clone(), device.to_owned());
         // minutes, when the swap is full: not on the thread that everything else runs on
-        let result = tokio::task::spawn_blocking(move || run(&path)).await;
-        let result = result.unwrap_or(Err(nix::errno::Errno::ECANCELED));
+        let result = tokio::task::spawn_blocking(move || run(calls.as_ref(), &path)).await;
+        let result = result.unwrap_or(Err(Errno::ECANCELED));
         result.map_err(|source| KernelError::Swap { call, device: device.to_owned(), source })
     }
 

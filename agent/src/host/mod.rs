@@ -7,6 +7,8 @@ pub mod action;
 pub mod clock;
 pub mod command;
 pub mod dnf;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
 pub mod kernel;
 pub mod ledger;
 pub mod platform;
@@ -64,7 +66,7 @@ impl Host {
         let commands: Arc<dyn CommandRunner> = Arc::new(command::Programs::new(ledger.clone()));
         let release = platform::running_kernel(&root)?;
         Ok(Host {
-            kernel: Kernel::new(root.clone(), commands.clone(), &release),
+            kernel: Kernel::new(root.clone(), commands.clone(), Arc::new(kernel::RealSwap), &release),
             systemd: Arc::new(systemd::bus::Bus::live(ledger.clone())),
             commands,
             clock: Arc::new(clock::SystemClock),
@@ -83,7 +85,7 @@ impl Host {
         let commands: Arc<dyn CommandRunner> = Arc::new(command::NoCommands);
         let release = platform::newest_kernel(&root)?.unwrap_or_default();
         Ok(Host {
-            kernel: Kernel::new(root.clone(), commands.clone(), &release),
+            kernel: Kernel::new(root.clone(), commands.clone(), Arc::new(kernel::RealSwap), &release),
             systemd: Arc::new(systemd::offline::Offline::new(root.clone())),
             commands,
             clock: Arc::new(clock::SystemClock),

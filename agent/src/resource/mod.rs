@@ -4,16 +4,28 @@
 //! out) and the [`Resource`] that ties them to a host. Applying is not here: a plan is a list of actions, and the engine
 //! carries out the actions of all kinds alike.
 
+pub mod file;
+pub mod kernel_module;
+pub mod owned_file;
+pub mod package;
+mod registry;
+pub mod repo;
+pub mod selinux;
+pub mod swap;
+pub mod sysctl;
+pub mod unit;
+
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 
-use crate::config::settings::Settings;
+pub use registry::registry;
+
 use crate::host::command::CommandError;
 use crate::host::kernel::KernelError;
 use crate::host::systemd::SystemdError;
 use crate::host::{Host, Platform, RootError};
-use crate::plan::{Outcome, ResourceId, Stage};
+use crate::plan::{Outcome, Reason, ResourceId, Stage};
 
 /// Why something on the host could not be looked at. A finding about the host is an [`Outcome`], not an error.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +67,6 @@ pub enum ResourceError {
 }
 
 impl ResourceError {
-    #[allow(dead_code)]
     fn observe(id: &ResourceId, source: ObserveError) -> ResourceError {
         ResourceError::Observe { id: id.clone(), source: Box::new(source) }
     }
@@ -69,6 +80,45 @@ pub struct PlanContext<'a> {
     pub pending: &'a BTreeSet<ResourceId>,
     /// The system.
     pub platform: &'a Platform,
+}
+
+/// What was applied before, compared with what is wanted now. Only asked when the host differs from what is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Past {
+    /// Never applied, or the config has changed since.
+    Unknown,
+    /// The same was applied before: whoever changed the host, it was not us.
+    AsDesired,
+}
+
+impl Past {
+    /// Compares.
+    pub fn of(context: &PlanContext<'_>, desired: &serde_json::Value) -> Past {
+        if context.last_applied == Some(desired) { Past::AsDesired } else { Past::Unknown }
+    }
+
+    /// Why a change is needed.
+    pub fn reason(&self, missing: bool) -> Reason {
+        match self {
+            Past::AsDesired => Reason::Drifted { last: None },
+            Past::Unknown if missing => Reason::Missing,
+            Past::Unknown => Reason::Different,
+        }
+    }
+
+    /// As [`Past::reason`], of a value that was there.
+    pub fn reason_of_value(&self, missing: bool, last: &str) -> Reason {
+        match self.reason(missing) {
+            Reason::Drifted { .. } => Reason::Drifted { last: Some(last.to_owned()) },
+            other => other,
+        }
+    }
+}
+
+/// SHA-256 in hex, for state that must not hold the text itself.
+fn digest(text: &str) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// One thing that a node must have.
@@ -96,10 +146,4 @@ pub trait Resource: Send + Sync {
 
     /// What the engine keeps after a successful apply and hands back as `last_applied`.
     fn applied(&self) -> serde_json::Value;
-}
-
-/// Every resource of a node with these settings, in an order in which needs come first where it matters to a reader; the
-/// engine orders by [`Resource::needs`].
-pub fn registry(_settings: &Settings, _platform: &Platform) -> Result<Vec<Box<dyn Resource>>, ResourceError> {
-    Ok(Vec::new())
 }

@@ -304,6 +304,15 @@ impl Root {
         Ok(Some(names))
     }
 
+    /// True when something accepts connections on the Unix socket. Blocks while its queue is full.
+    pub fn accepts_connections(&self, path: &str) -> Result<bool, RootError> {
+        use std::os::fd::AsRawFd;
+        let Some(socket) = self.open_existing(path, OFlag::O_PATH)? else { return Ok(false) };
+        // by descriptor: the path in the tree may be longer than an address can be, and would not stay inside the root
+        let address = format!("/proc/self/fd/{}", socket.as_raw_fd());
+        Ok(std::os::unix::net::UnixStream::connect(address).is_ok())
+    }
+
     /// Where changes are noted.
     pub(in crate::host) fn ledger(&self) -> &Ledger {
         &self.ledger

@@ -1,0 +1,207 @@
+//! modprobe, rpm, dnf and udevadm in small.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use crate::host::command::{Command, CommandError, CommandRunner, Output};
+use crate::host::kernel::normal_module_name;
+use crate::host::ledger::Ledger;
+use crate::host::root::Root;
+
+/// A repository that dnf knows.
+#[derive(Debug, Clone, Default)]
+pub struct Repository {
+    /// It does not answer.
+    pub dead: bool,
+    /// What it offers: name to `VERSION-RELEASE`.
+    pub packages: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    installed: BTreeMap<String, String>,
+    repositories: BTreeMap<String, Repository>,
+    history: Vec<BTreeMap<String, String>>,
+    runs: Vec<Command>,
+}
+
+/// The programs of a fake host.
+pub struct FakePrograms {
+    root: Root,
+    ledger: Ledger,
+    state: Mutex<State>,
+}
+
+impl FakePrograms {
+    pub(super) fn new(root: Root, ledger: Ledger) -> FakePrograms {
+        FakePrograms { root, ledger, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Installs a package as somebody else would.
+    pub fn install(&self, name: &str, evr: &str) {
+        self.state().installed.insert(name.to_owned(), evr.to_owned());
+    }
+
+    /// Removes a package as somebody else would.
+    pub fn remove(&self, name: &str) {
+        self.state().installed.remove(name);
+    }
+
+    /// Adds a repository or replaces it.
+    pub fn repository(&self, id: &str, repository: Repository) {
+        self.state().repositories.insert(id.to_owned(), repository);
+    }
+
+    /// Version and release of an installed package.
+    pub fn installed(&self, name: &str) -> Option<String> {
+        self.state().installed.get(name).cloned()
+    }
+
+    /// Every program that was started, those that only look included.
+    pub fn runs(&self) -> Vec<Command> {
+        self.state().runs.clone()
+    }
+
+    fn modprobe(&self, args: &[String]) -> Result<Output, std::io::Error> {
+        let name = normal_module_name(args.last().map_or("", String::as_str));
+        let list = format!("/lib/modules/{}/modules.dep", super::KERNEL);
+        let known = self.root.read_text(&list).ok().flatten().unwrap_or_default().contains(&format!("/{name}.ko"));
+        if !known {
+            return Ok(failed(1, &format!("modprobe: FATAL: Module {name} not found in directory /lib/modules/")));
+        }
+        let files = self.root.drop_ins(&crate::host::kernel::MODPROBE_DIRS, ".conf").unwrap_or_default();
+        if files.iter().any(|(_, text)| text.contains(&format!("install {name} "))) {
+            return Ok(done(""));
+        }
+        let dir = self.root.path().to_owned();
+        std::fs::create_dir_all(dir.join("sys/module").join(&name))?;
+        if name == "overlay" {
+            let path = dir.join("proc/filesystems");
+            let text = std::fs::read_to_string(&path)? + "nodev\toverlay\n";
+            std::fs::write(path, text)?;
+        }
+        if name == "br_netfilter" {
+            let bridge = dir.join("proc/sys/net/bridge");
+            std::fs::create_dir_all(&bridge)?;
+            for key in ["iptables", "ip6tables", "arptables"] {
+                std::fs::write(bridge.join(format!("bridge-nf-call-{key}")), "1\n")?;
+            }
+        }
+        Ok(done(""))
+    }
+
+    fn rpm(&self, args: &[String]) -> Output {
+        let state = self.state();
+        let names = args.iter().skip_while(|arg| *arg != "--").skip(1);
+        let mut missing = 0;
+        let mut out = String::new();
+        for name in names {
+            match state.installed.get(name).and_then(|evr| evr.split_once('-')) {
+                Some((version, release)) => out += &format!("{name}\t{version}\t{release}\tx86_64\n"),
+                None => {
+                    missing += 1;
+                    out += &format!("package {name} is not installed\n");
+                }
+            }
+        }
+        Output { code: Some(missing), stdout: out, stderr: String::new() }
+    }
+
+    fn dnf(&self, args: &[String]) -> Output {
+        let options: BTreeSet<&str> = args.iter().map(String::as_str).filter(|arg| arg.starts_with('-')).collect();
+        let words: Vec<&str> = args.iter().map(String::as_str).filter(|arg| !arg.starts_with('-')).collect();
+        match words[..] {
+            ["install" | "upgrade", ref specs @ ..] => self.dnf_install(specs),
+            ["makecache"] => {
+                let only = options.iter().find_map(|option| option.strip_prefix("--enablerepo="));
+                self.state()
+                    .repositories
+                    .iter()
+                    .find(|(id, repository)| repository.dead && only.is_none_or(|only| only == id.as_str()))
+                    .map_or_else(|| done(""), |(id, _)| dead(id))
+            }
+            ["history", "info"] => done(&format!("Transaction ID : {}\n", self.state().history.len())),
+            ["history", "undo", number] => {
+                let mut state = self.state();
+                let before = number.parse::<usize>().ok().and_then(|n| state.history.get(n.checked_sub(1)?).cloned());
+                match before {
+                    Some(before) => {
+                        state.installed = before;
+                        done("")
+                    }
+                    None => failed(1, "Error: no such transaction"),
+                }
+            }
+            ["clean", ..] => done(""),
+            _ => failed(1, &format!("fake dnf: no such command: {words:?}")),
+        }
+    }
+
+    fn dnf_install(&self, specs: &[&str]) -> Output {
+        let mut state = self.state();
+        if let Some((id, _)) = state.repositories.iter().find(|(_, repository)| repository.dead) {
+            return dead(id);
+        }
+        let mut wanted = BTreeMap::new();
+        for spec in specs {
+            let offer = state.repositories.values().flat_map(|repository| &repository.packages).find(|(name, evr)| {
+                spec == name
+                    || format!("{name}-{evr}").starts_with(spec.trim_end_matches('*'))
+                        && spec.starts_with(name.as_str())
+            });
+            match offer {
+                Some((name, evr)) => wanted.insert(name.clone(), evr.clone()),
+                None => {
+                    let mut output = failed(1, &format!("Error: Unable to find a match: {spec}"));
+                    output.stdout = format!("No match for argument: {spec}\n");
+                    return output;
+                }
+            };
+        }
+        let before = state.installed.clone();
+        state.installed.extend(wanted);
+        if state.installed == before {
+            return done("Nothing to do.\n");
+        }
+        state.history.push(before);
+        done("Complete!\n")
+    }
+}
+
+#[async_trait]
+impl CommandRunner for FakePrograms {
+    async fn run(&self, command: &Command) -> Result<Output, CommandError> {
+        self.state().runs.push(command.clone());
+        if !command.reads_only {
+            self.ledger.note(format!("run {}", command.line()));
+        }
+        let program = command.program.clone();
+        match command.program.as_str() {
+            "/usr/sbin/modprobe" => {
+                self.modprobe(&command.args).map_err(|source| CommandError::Start { program, source })
+            }
+            "/usr/bin/rpm" => Ok(self.rpm(&command.args)),
+            "/usr/bin/dnf" => Ok(self.dnf(&command.args)),
+            "/usr/bin/udevadm" => Ok(done("")),
+            _ => Err(CommandError::Start { program, source: std::io::ErrorKind::NotFound.into() }),
+        }
+    }
+}
+
+fn done(stdout: &str) -> Output {
+    Output { code: Some(0), stdout: stdout.to_owned(), stderr: String::new() }
+}
+
+fn failed(code: i32, stderr: &str) -> Output {
+    Output { code: Some(code), stdout: String::new(), stderr: stderr.to_owned() }
+}
+
+fn dead(id: &str) -> Output {
+    failed(1, &format!("Error: Failed to download metadata for repo '{id}': Cannot download repomd.xml"))
+}

@@ -1,0 +1,149 @@
+//! Which resources a node has, and what each needs.
+
+use super::file::{self, FileResource};
+use super::kernel_module::{KernelModule, ModulesLoad};
+use super::owned_file::OwnedFile;
+use super::package::{Packages, Wanted};
+use super::repo::{self, DeadRepositories, Repo};
+use super::selinux::Selinux;
+use super::swap::SwapOff;
+use super::sysctl::Sysctl;
+use super::sysctl::file::{SysctlFile, bridge_rule};
+use super::unit::{self, Unit};
+use super::{Resource, ResourceError};
+use crate::config::settings::{FileSettings, KubeletMode, PackageSource, RuntimeKind, Settings};
+use crate::host::Platform;
+use crate::plan::{ResourceId, Stage};
+
+type Resources = Vec<Box<dyn Resource>>;
+
+/// Programs that a node with a kubelet needs and a minimal installation lacks: `tc` for bandwidth limits, and the policy that
+/// lets containers run under SELinux.
+const NODE_PACKAGES: [&str; 2] = ["container-selinux", "iproute-tc"];
+
+/// Every resource of a node with these settings, in an order that reads well; the engine orders by [`Resource::needs`].
+pub fn registry(settings: &Settings, _platform: &Platform) -> Result<Vec<Box<dyn Resource>>, ResourceError> {
+    let mut all: Resources = Vec::new();
+    kernel(settings, &mut all)?;
+    all.extend(Selinux::new(settings.selinux).map(boxed));
+    all.extend(SwapOff::new(settings.swap).map(boxed));
+    files(settings, &mut all);
+    let repos = repositories(settings, &mut all);
+    packages(settings, &repos, &mut all);
+    units(settings, &mut all);
+    Ok(all)
+}
+
+fn boxed<R: Resource + 'static>(resource: R) -> Box<dyn Resource> {
+    Box::new(resource)
+}
+
+fn kernel(settings: &Settings, all: &mut Resources) -> Result<(), ResourceError> {
+    let kernel = &settings.kernel;
+    if !kernel.modules.is_empty() {
+        all.push(boxed(ModulesLoad::new(&kernel.modules)));
+    }
+    all.extend(kernel.modules.iter().map(|name| boxed(KernelModule::new(name))));
+    if kernel.sysctl.is_empty() {
+        return Ok(());
+    }
+    // before the live values: a minimum that is already met would not be written down any more
+    all.push(boxed(SysctlFile::new(kernel.sysctl.iter())?));
+    for (key, rule) in &kernel.sysctl {
+        all.push(boxed(Sysctl::new(key.as_str(), rule)?));
+    }
+    let sets_bridge = kernel.sysctl.keys().any(|key| key.as_str().replace('/', ".").starts_with("net.bridge."));
+    if sets_bridge {
+        let (file, notify) = bridge_rule();
+        let purpose = "so that parameters of the bridge filter hold when its module is loaded late";
+        all.push(boxed(FileResource::new(file, notify, Stage::Prepare, purpose)));
+    }
+    Ok(())
+}
+
+fn files(settings: &Settings, all: &mut Resources) {
+    let crictl = file::crictl(settings.runtime.socket.as_str());
+    // a [[file]] of the same path is what the user wants there
+    if settings.kubernetes.is_some() && !settings.files.iter().any(|file| file.path.as_str() == crictl.path) {
+        all.push(boxed(FileResource::new(crictl, Vec::new(), Stage::Prepare, "so that crictl finds the runtime")));
+    }
+    all.extend(settings.files.iter().map(|file| boxed(FileResource::configured(owned(file)))));
+}
+
+fn owned(file: &FileSettings) -> OwnedFile {
+    OwnedFile {
+        path: file.path.as_str().to_owned(),
+        content: file.content.reveal().to_owned(),
+        mode: file.mode.bits(),
+        uid: file.uid,
+        gid: file.gid,
+        secret: file.secret,
+    }
+}
+
+/// The names of all repositories, which packages need.
+fn repositories(settings: &Settings, all: &mut Resources) -> Vec<ResourceId> {
+    let mut wanted: Vec<repo::Desired> = settings.repos.iter().map(repo::Desired::configured).collect();
+    let own = settings.repos.iter().any(|repo| repo.name.as_str() == repo::KUBERNETES);
+    let from_dnf = settings.packages.source == PackageSource::Dnf;
+    if let Some(kubernetes) = &settings.kubernetes
+        && kubernetes.kubelet_mode != KubeletMode::External
+        && from_dnf
+        && !own
+    {
+        wanted.push(repo::Desired::kubernetes(kubernetes));
+    }
+    if from_dnf {
+        all.push(boxed(DeadRepositories::new(wanted.iter().map(repo::Desired::path).collect())));
+    }
+    let repos: Vec<Repo> = wanted.into_iter().map(Repo::new).collect();
+    let ids = repos.iter().map(|repo| repo.id().clone()).collect();
+    all.extend(repos.into_iter().map(boxed));
+    ids
+}
+
+fn packages(settings: &Settings, repos: &[ResourceId], all: &mut Resources) {
+    let source = settings.packages.source;
+    let mut wanted: Vec<Wanted> =
+        settings.packages.install.iter().map(|spec| Wanted::configured(spec.as_str())).collect();
+    let kubernetes = settings.kubernetes.as_ref().filter(|it| it.kubelet_mode != KubeletMode::External);
+    if kubernetes.is_some() {
+        wanted.extend(NODE_PACKAGES.map(Wanted::any));
+    }
+    // the host's own packages do not wait for the repository of Kubernetes
+    let host_repos = repos.iter().filter(|id| id.name() != repo::KUBERNETES).cloned().collect();
+    all.extend(Packages::host(wanted, source, host_repos).map(boxed));
+    if let Some(kubernetes) = kubernetes {
+        all.extend(Packages::kubernetes(kubernetes, source, repos.to_vec()).map(boxed));
+    }
+}
+
+fn units(settings: &Settings, all: &mut Resources) {
+    // what can bring a unit or its settings
+    let before: Vec<ResourceId> = all
+        .iter()
+        .map(|resource| resource.id().clone())
+        .filter(|id| matches!(id.kind(), "package" | "file" | "kubelet"))
+        .collect();
+    let configured = |name: &str| settings.units.iter().any(|unit| unit.name.as_str() == name);
+    let RuntimeKind::Embedded = settings.runtime.kind;
+    if let Some(kubernetes) = &settings.kubernetes
+        && kubernetes.kubelet_mode != KubeletMode::External
+        && !configured(unit::KUBELET)
+    {
+        let needs = ["kubelet/config", "package/kubernetes", &format!("unit/{}", unit::RUNTIME)];
+        let needs = needs.iter().filter_map(|id| id.parse().ok()).collect();
+        all.push(boxed(Unit::kubelet(kubernetes.kubelet_mode == KubeletMode::Kubeadm, needs)));
+    }
+    if !configured(unit::RUNTIME) {
+        let needs = settings
+            .kernel
+            .modules
+            .iter()
+            .map(|name| ResourceId::new("kernel-module", name.as_str()))
+            .chain([ResourceId::single("sysctl-file")])
+            .collect();
+        all.push(boxed(Unit::runtime(settings.runtime.socket.as_str(), needs)));
+    }
+    all.extend(settings.units.iter().map(|unit| boxed(Unit::configured(unit, before.clone()))));
+}
