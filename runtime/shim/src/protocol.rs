@@ -13,6 +13,9 @@ pub const VERSION: u32 = 1;
 /// Largest frame either side accepts, in bytes: an `ExecSync` may return 16 MiB on each stream, as base64.
 pub const MAX_FRAME: usize = 48 << 20;
 
+/// Largest request a shim takes, in bytes.
+pub const MAX_REQUEST: usize = 8 << 20;
+
 /// First frame in each direction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {

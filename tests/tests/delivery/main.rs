@@ -19,5 +19,5 @@ fn main() {
 
 /// A trial from a function that says why it failed.
 fn trial(name: &str, run: fn() -> anyhow::Result<()>) -> Trial {
-    Trial::test(name, move || run().map_err(|error| format!("{error:?}").into()))
+    Trial::test(name, move || run().map_err(|error| format!("{error:#}").into()))
 }

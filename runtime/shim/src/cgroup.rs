@@ -1,0 +1,185 @@
+//! A container's cgroups as far as the shim needs them: who is in there, end them, was memory short.
+//!
+//! The daemon makes and removes them. One directory on v2, one per controller on v1, all naming the container.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use std::os::fd::OwnedFd;
+
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
+use crate::io::open_path;
+use crate::sys;
+
+/// Levels of cgroups below a container's that are looked at; programs inside may make their own.
+const MAX_DEPTH: usize = 16;
+
+/// The directories of one container or one exec.
+#[derive(Debug, Clone, Default)]
+pub struct Cgroup {
+    directories: Vec<PathBuf>,
+}
+
+impl Cgroup {
+    /// Those directories. Each must name `id` in its last component, or it is not the container's alone, and killing
+    /// all that is in it would kill others.
+    pub fn new(directories: &[String], id: &str) -> Result<Self, String> {
+        for directory in directories {
+            let path = Path::new(directory);
+            let own = path.file_name().is_some_and(|name| name.to_string_lossy().contains(id));
+            if !path.is_absolute() || !own || directory.contains("/../") {
+                return Err(format!("cgroup {directory}: not an absolute path whose last component names {id}"));
+            }
+        }
+        Ok(Self { directories: directories.iter().map(PathBuf::from).collect() })
+    }
+
+    /// The directories, as given.
+    pub fn directories(&self) -> &[PathBuf] {
+        &self.directories
+    }
+
+    /// Where that is one v2 cgroup: its directory, for a process to be born into.
+    pub fn birthplace(&self) -> Option<OwnedFd> {
+        let [only] = self.directories.as_slice() else { return None };
+        let v2 = statfs(only).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC);
+        v2.then(|| open_path(only.to_str()?).ok())?
+    }
+
+    /// Kills every process in there. True when none is left.
+    pub fn kill(&self) -> bool {
+        let mut empty = true;
+        for directory in &self.directories {
+            // 5.14 on v2: atomic, and reaches what is below
+            if fs::write(directory.join("cgroup.kill"), "1").is_ok() {
+                empty &= !populated(directory);
+            } else {
+                empty &= signal_tree(directory, libc::SIGKILL, 0);
+            }
+        }
+        empty
+    }
+
+    /// Sends a signal to every process in there, once.
+    pub fn signal(&self, signal: i32) {
+        // every process is in each of the hierarchies
+        if let Some(directory) = self.directories.first() {
+            signal_tree(directory, signal, 0);
+        }
+    }
+
+    /// Whether the kernel killed a process in there for want of memory.
+    pub fn oom_killed(&self) -> bool {
+        ["memory.events", "memory.oom_control"].iter().any(|name| {
+            self.directories.iter().any(|directory| {
+                fs::read_to_string(directory.join(name)).is_ok_and(|text| {
+                    ["oom_kill", "oom_group_kill"].iter().any(|key| field(&text, key).is_some_and(|n| n > 0))
+                })
+            })
+        })
+    }
+
+    /// Makes a cgroup below, to tell the processes of an exec from the others: on v2 that, on v1 one in a hierarchy
+    /// where a new directory changes nothing for those in it. None where neither is.
+    pub fn make_below(&self, name: &str) -> io::Result<Option<(Vec<PathBuf>, Self)>> {
+        let harmless = |directory: &&PathBuf| {
+            directory.join("cgroup.controllers").exists()
+                || ["freezer", "pids", "systemd"].iter().any(|h| directory.components().any(|c| c.as_os_str() == *h))
+        };
+        let Some(chosen) = self.directories.iter().find(harmless) else { return Ok(None) };
+        let below = chosen.join(name);
+        fs::create_dir(&below)?;
+        let replaced = |d: &PathBuf| if d == chosen { below.clone() } else { d.clone() };
+        let all = self.directories.iter().map(replaced).collect();
+        Ok(Some((all, Self { directories: vec![below] })))
+    }
+
+    /// Removes a cgroup made by [`Self::make_below`]; false while something is in it.
+    pub fn remove(&self) -> bool {
+        self.directories.iter().all(|directory| match fs::remove_dir(directory) {
+            Ok(()) => true,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        })
+    }
+}
+
+/// The number after `key` in lines of `key number`.
+fn field(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+fn populated(directory: &Path) -> bool {
+    fs::read_to_string(directory.join("cgroup.events")).is_ok_and(|text| field(&text, "populated") == Some(1))
+}
+
+/// Signals all in the tree of cgroups; true when there was nobody.
+fn signal_tree(directory: &Path, signal: i32, depth: usize) -> bool {
+    let mut empty = signal_members(directory, signal);
+    let Ok(entries) = fs::read_dir(directory) else { return empty };
+    for entry in entries.flatten() {
+        if depth < MAX_DEPTH && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            empty &= signal_tree(&entry.path(), signal, depth + 1);
+        }
+    }
+    empty
+}
+
+/// Signals the members of one cgroup. Between reading an id and signalling it the process may end and its id be given
+/// to another one anywhere: so each is held by a descriptor first, and must still be a member afterwards.
+fn signal_members(directory: &Path, signal: i32) -> bool {
+    let members = members(directory);
+    if members.is_empty() {
+        return true;
+    }
+    let held: Vec<_> = members.iter().map(|pid| (*pid, sys::pidfd_open(*pid))).collect();
+    let still = self::members(directory);
+    for (pid, pidfd) in held.iter().filter(|(pid, _)| still.contains(pid)) {
+        let sent = match pidfd {
+            Ok(pidfd) => sys::pidfd_signal(pidfd, signal),
+            // before 5.3 there are only numbers
+            Err(nix::errno::Errno::ENOSYS) => sys::send_signal(*pid, signal),
+            Err(error) => Err(*error),
+        };
+        // gone meanwhile: what was wanted
+        let _ = sent;
+    }
+    false
+}
+
+fn members(directory: &Path) -> Vec<i32> {
+    let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    // 0 is a process that this PID namespace cannot see: kill(0) would be ourselves
+    text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 1).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_that_does_not_name_the_container_is_refused() {
+        for bad in ["/sys/fs/cgroup/memory", "sys/crio-abc", "/a/crio-abc/../../b/crio-abc", "/crio-abc/other"] {
+            assert!(Cgroup::new(&[bad.into()], "abc").is_err(), "{bad}");
+        }
+        assert!(Cgroup::new(&["/sys/fs/cgroup/memory/pods/crio-abc".into()], "abc").is_ok());
+    }
+
+    #[test]
+    fn oom_kills_are_read_from_both_versions() {
+        for (name, text, expected) in [
+            ("memory.events", "low 0\noom 1\noom_kill 1\noom_group_kill 0\n", true),
+            ("memory.events", "low 0\noom 7\noom_kill 0\n", false),
+            ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n", true),
+            ("memory.oom_control", "oom_kill_disable 1\nunder_oom 1\noom_kill 0\n", false),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("crio-abc");
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join(name), text).unwrap();
+            let cgroup = Cgroup::new(&[path.to_str().unwrap().into()], "abc").unwrap();
+            assert_eq!(cgroup.oom_killed(), expected, "{name}: {text}");
+        }
+    }
+}

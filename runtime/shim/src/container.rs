@@ -1,0 +1,232 @@
+//! One container: from its launcher's fork to the record of its end.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use crate::cgroup::Cgroup;
+use crate::launcher::{Failure, Launcher};
+use crate::log::now;
+use crate::output::{Output, Scratch, Which};
+use crate::pod::{Caller, Outbox};
+use crate::poll::Number;
+use crate::protocol::{Answer, ContainerState, Event};
+use crate::sys::Ended;
+
+/// How long the killed get to disappear after the first process has.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where a container is in its life.
+///
+/// ```text
+/// Held ──Continue──► Launching ──exec──► Running ──end──► Ending ──cgroup empty──► Exited
+///   └──────────────────────┴────────────────end────────────►
+/// ```
+#[derive(Debug)]
+enum Phase {
+    /// Its launcher waits for its cgroup, or is at work.
+    Launching { launcher: Launcher, held: bool },
+    /// Its program runs.
+    Running,
+    /// Its first process has ended, others may be left.
+    Ending { failure: Option<Failure>, since: Instant },
+    /// All over.
+    Exited,
+}
+
+/// A container.
+#[derive(Debug)]
+pub struct Container {
+    /// Its number in tokens.
+    pub number: Number,
+    /// What is told about it.
+    pub state: ContainerState,
+    /// Its cgroups.
+    pub cgroup: Cgroup,
+    /// Score for further processes that come without one.
+    pub oom_score_adj: Option<i32>,
+    phase: Phase,
+    pid: i32,
+    output: Output,
+    /// Kept open so that the program does not see the end of its input.
+    stdin: Option<OwnedFd>,
+    starter: Option<Caller>,
+    killers: Vec<Caller>,
+}
+
+impl Container {
+    /// A container whose launcher has just been forked.
+    pub fn new(number: Number, id: String, cgroup: Cgroup, launcher: Launcher, output: Output, held: bool) -> Self {
+        let state = ContainerState {
+            container: id,
+            pid: None,
+            started_at: 0,
+            finished_at: 0,
+            exit_code: None,
+            oom_killed: false,
+            message: String::new(),
+        };
+        Self {
+            number,
+            state,
+            cgroup,
+            oom_score_adj: None,
+            pid: launcher.pid,
+            phase: Phase::Launching { launcher, held },
+            output,
+            stdin: None,
+            starter: None,
+            killers: Vec::new(),
+        }
+    }
+
+    /// Who gets the answer to the start.
+    pub fn started_by(&mut self, caller: Caller) {
+        self.starter = Some(caller);
+    }
+
+    /// Holds the writing end of its input.
+    pub fn hold_stdin(&mut self, stdin: Option<OwnedFd>) {
+        self.stdin = stdin;
+    }
+
+    /// The process, while there is one to be signalled: it is not reaped yet, so the number is its own.
+    pub fn process(&self) -> Option<i32> {
+        matches!(self.phase, Phase::Launching { .. } | Phase::Running).then_some(self.pid)
+    }
+
+    /// Whether its program runs.
+    pub fn running(&self) -> bool {
+        matches!(self.phase, Phase::Running)
+    }
+
+    /// Whether it is all over.
+    pub fn exited(&self) -> bool {
+        matches!(self.phase, Phase::Exited)
+    }
+
+    /// Whether something has to be tried again in a moment.
+    pub fn impatient(&self) -> bool {
+        matches!(self.phase, Phase::Ending { .. }) || (!self.killers.is_empty() && !self.exited())
+    }
+
+    /// Lets its launcher go on. False when it is not held.
+    pub fn go_on(&mut self) -> nix::Result<bool> {
+        match &mut self.phase {
+            Phase::Launching { launcher, held } if *held => {
+                launcher.release()?;
+                *held = false;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Hears its launcher.
+    pub fn hear(&mut self, context: &mut Context<'_>) {
+        let Phase::Launching { launcher, .. } = &mut self.phase else { return };
+        let ended = launcher.hear();
+        if let Some(terminal) = launcher.terminal.take() {
+            let attached = crate::io::set_nonblocking(&terminal)
+                .and_then(|()| self.output.attach(context.poller, self.number, Which::Stdout, terminal));
+            if let Err(error) = attached {
+                crate::io::complain(&format!("terminal of {}: {error}", self.state.container));
+            }
+        }
+        if ended && launcher.executed() {
+            let warnings = std::mem::take(&mut launcher.warnings);
+            self.phase = Phase::Running;
+            self.state.pid = Some(self.pid);
+            self.state.started_at = now();
+            if let Some(caller) = self.starter.take() {
+                let answer = Answer::Started { pid: self.pid, started_at: self.state.started_at, warnings };
+                context.outbox.reply(caller, answer);
+            }
+        }
+        // an end without exec is the launcher's death: the wait that follows tells how
+    }
+
+    /// Reads its output.
+    pub fn read(&mut self, which: Which, scratch: &mut Scratch) {
+        self.output.read(which, scratch);
+    }
+
+    /// Opens its log anew.
+    pub fn reopen_log(&mut self) -> std::io::Result<bool> {
+        self.output.log_file().map_or(Ok(false), |log| log.reopen().map(|()| true))
+    }
+
+    /// Wants it dead, all of it; `caller` is answered when it is.
+    pub fn kill(&mut self, caller: Option<Caller>, context: &mut Context<'_>) {
+        if self.exited() {
+            if let Some(caller) = caller {
+                context.outbox.reply(caller, Answer::Done);
+            }
+            return;
+        }
+        self.killers.extend(caller);
+        self.kill_once();
+    }
+
+    fn kill_once(&self) -> bool {
+        if let Some(pid) = self.process() {
+            // one that died this instant is a zombie: no error, and if it were, nothing to be done
+            let _ = crate::sys::send_signal(pid, libc::SIGKILL);
+        }
+        self.cgroup.kill()
+    }
+
+    /// Its first process has ended.
+    pub fn ended(&mut self, ended: Ended, context: &mut Context<'_>) {
+        self.hear(context);
+        self.state.finished_at = now();
+        self.state.pid = None;
+        // now: the daemon removes the cgroup as soon as it hears of the end
+        self.state.oom_killed = self.cgroup.oom_killed();
+        let failure = match std::mem::replace(&mut self.phase, Phase::Exited) {
+            Phase::Launching { launcher, .. } => Some(launcher.failure(ended.code)),
+            _ => None,
+        };
+        self.state.exit_code = Some(failure.as_ref().map_or(ended.code, |failure| failure.exit_code));
+        if let Some(failure) = &failure {
+            self.state.message.clone_from(&failure.message);
+        }
+        self.phase = Phase::Ending { failure, since: Instant::now() };
+        self.advance(context);
+    }
+
+    /// Goes on with what takes several tries.
+    pub fn advance(&mut self, context: &mut Context<'_>) {
+        match &self.phase {
+            // what hangs in the kernel for longer is no reason to keep the end of the container a secret
+            Phase::Ending { since, .. } if self.cgroup.kill() || since.elapsed() > PATIENCE => self.finish(context),
+            Phase::Launching { .. } | Phase::Running if !self.killers.is_empty() => {
+                self.kill_once();
+            }
+            _ => {}
+        }
+    }
+
+    /// The first process has ended and nobody is left: last output, then the news.
+    fn finish(&mut self, context: &mut Context<'_>) {
+        self.output.drain(context.scratch);
+        self.stdin = None;
+        let Phase::Ending { failure, .. } = std::mem::replace(&mut self.phase, Phase::Exited) else { return };
+        context.outbox.event(Event::Exited { state: self.state.clone() });
+        if let (Some(caller), Some(failure)) = (self.starter.take(), failure) {
+            context.outbox.reply(caller, Answer::Error { kind: failure.kind, message: failure.message });
+        }
+        for caller in self.killers.drain(..) {
+            context.outbox.reply(caller, Answer::Done);
+        }
+    }
+}
+
+/// What containers and execs need of the loop.
+pub struct Context<'a> {
+    /// The epoll set.
+    pub poller: &'a std::rc::Rc<crate::poll::Poller>,
+    /// What is to be sent.
+    pub outbox: &'a mut Outbox,
+    /// Memory for reads.
+    pub scratch: &'a mut Scratch,
+}

@@ -1,0 +1,167 @@
+//! The launcher: what a forked copy of the shim does until it is the container's program.
+//!
+//! ```text
+//! shim ── clone ──► launcher: streams, session, cgroup ─ mount namespace ─ layers, mounts, devices, masks ─ pivot_root
+//!   ▲                          ─ user, capabilities, seccomp ─ exec
+//!   └───── reports (warnings, terminal, ready, failed) over a packet socket that exec closes
+//! ```
+//! The shim never waits for it. It decides nothing: all of it is in the [`LaunchSpec`].
+
+mod devices;
+mod error;
+mod mounts;
+mod process;
+mod program;
+pub mod report;
+mod resolve;
+mod restrict;
+mod rootfs;
+mod terminal;
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::fcntl::{OFlag, open};
+use nix::mount::{MntFlags, MsFlags, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::Mode;
+use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchdir, pivot_root};
+
+use self::error::LaunchError;
+pub use self::error::chain;
+use self::process::Labels;
+use self::report::{Report, send, wait_for_release};
+use self::resolve::{Make, Root};
+use crate::protocol::{LaunchSpec, Placement, ProcessSpec};
+use crate::sys;
+
+/// The program's ends of its standard streams; what is not there is the null device.
+#[derive(Debug, Default)]
+pub struct Streams {
+    /// To read from.
+    pub stdin: Option<OwnedFd>,
+    /// To write to.
+    pub stdout: Option<OwnedFd>,
+    /// To write to.
+    pub stderr: Option<OwnedFd>,
+}
+
+/// A namespace to join.
+#[derive(Debug)]
+pub struct Join {
+    /// Open file of the namespace.
+    pub fd: OwnedFd,
+    /// Its kind.
+    pub kind: CloneFlags,
+    /// Its name, for errors.
+    pub name: &'static str,
+}
+
+/// Becomes the first process of a container. `placed`: it was cloned into its cgroup.
+pub fn container(spec: &LaunchSpec, streams: &Streams, status: &OwnedFd, placed: bool) -> ! {
+    let result = start(spec, streams, status, placed);
+    give_up(&result, status)
+}
+
+/// Becomes a further process of a running container.
+pub fn exec(spec: &ProcessSpec, cgroups: &[String], join: &[Join], streams: &Streams, status: &OwnedFd) -> ! {
+    let result = enter(spec, cgroups, join, streams, status);
+    give_up(&result, status)
+}
+
+fn give_up(result: &Result<(), LaunchError>, status: &OwnedFd) -> ! {
+    let mut code = 128;
+    if let Err(error) = result {
+        let (kind, exit_code) = error.class();
+        code = exit_code;
+        // when even that fails, the shim sees an end without `Ready`
+        let _ = send(status, &Report::Failed { kind, exit_code, message: chain(error) }, None);
+    }
+    sys::end_now(code)
+}
+
+fn start(spec: &LaunchSpec, streams: &Streams, status: &OwnedFd, placed: bool) -> Result<(), LaunchError> {
+    let process = &spec.process;
+    set_streams(streams, status, &[])?;
+    process::reset()?;
+    match spec.placement {
+        Placement::Wait => wait_for_release(status).map_err(|source| LaunchError::Placement { source })?,
+        Placement::Attach if !placed => process::attach(&spec.cgroups)?,
+        Placement::Attach => {}
+    }
+    process::set_oom_score(process.oom_score_adj.unwrap_or(0), status)?;
+    if spec.new_cgroup_namespace {
+        // after the attach: its root is the cgroup one is in
+        make_namespace(CloneFlags::CLONE_NEWCGROUP, "cgroup")?;
+    }
+    make_namespace(CloneFlags::CLONE_NEWNS, "mount")?;
+    let labels = Labels::open(process)?;
+    let shared = mounts::take_shared(&spec.mounts)?;
+    mounts::cut_off()?;
+    let root = rootfs::mount_layers(&spec.rootfs)?;
+    mounts::mount_all(&root, &spec.mounts, shared)?;
+    devices::make_all(&root, &spec.devices)?;
+    devices::default_links(&root, &spec.mounts)?;
+    if !process.cwd.is_empty() {
+        root.make(&process.cwd, Make::Directory)
+            .map_err(|source| LaunchError::Cwd { path: process.cwd.clone(), source })?;
+    }
+    restrict::mask(&root, &spec.masked_paths)?;
+    restrict::make_readonly(&root, &spec.readonly_paths)?;
+    if spec.readonly_rootfs {
+        let (readonly, path) = (MsFlags::MS_RDONLY, String::from("/"));
+        mounts::restrict(&root, readonly, false).map_err(|source| LaunchError::Readonly { path, source })?;
+    }
+    pivot(&root).map_err(|source| LaunchError::Pivot { source })?;
+    if process.terminal {
+        terminal::set_up(process.uid, process.gid, devices::own_dev(&spec.mounts), status)?;
+    }
+    process::become_program(process, &labels, status)
+}
+
+fn enter(
+    spec: &ProcessSpec,
+    cgroups: &[String],
+    join: &[Join],
+    streams: &Streams,
+    status: &OwnedFd,
+) -> Result<(), LaunchError> {
+    set_streams(streams, status, join)?;
+    process::reset()?;
+    process::attach(cgroups)?;
+    if let Some(value) = spec.oom_score_adj {
+        process::set_oom_score(value, status)?;
+    }
+    let labels = Labels::open(spec)?;
+    for namespace in join {
+        setns(&namespace.fd, namespace.kind)
+            .map_err(|source| LaunchError::Namespace { what: namespace.name, source })?;
+    }
+    process::become_program(spec, &labels, status)
+}
+
+fn make_namespace(kind: CloneFlags, what: &'static str) -> Result<(), LaunchError> {
+    unshare(kind).map_err(|source| LaunchError::Namespace { what, source })
+}
+
+/// Puts the streams in place and closes everything else: what this copy of the shim holds is not the container's.
+fn set_streams(streams: &Streams, status: &OwnedFd, join: &[Join]) -> Result<(), LaunchError> {
+    let mut keep = vec![status.as_raw_fd()];
+    keep.extend([&streams.stdin, &streams.stdout, &streams.stderr].into_iter().flatten().map(AsRawFd::as_raw_fd));
+    keep.extend(join.iter().map(|namespace| namespace.fd.as_raw_fd()));
+    sys::close_all_except(&keep);
+    let failed = |number| move |source| LaunchError::Stdio { number, source };
+    let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed(0))?;
+    let or_null = |stream| Option::as_ref(stream).map_or(null.as_fd(), OwnedFd::as_fd);
+    dup2_stdin(or_null(&streams.stdin)).map_err(failed(0))?;
+    dup2_stdout(or_null(&streams.stdout)).map_err(failed(1))?;
+    dup2_stderr(or_null(&streams.stderr)).map_err(failed(2))
+}
+
+/// Makes the container's root the root and lets go of the host's.
+fn pivot(root: &Root) -> nix::Result<()> {
+    fchdir(root)?;
+    // with both the same, the old root is mounted over the new one and can be detached: no directory is needed
+    pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    chdir("/")
+}

@@ -1,0 +1,227 @@
+//! From a process of the shim to the container's: everything about it that is not a mount.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::stat::{Mode, SFlag, fstat, umask};
+use nix::unistd::{Gid, Uid, chdir, fchown, getcwd, setgroups, setresgid, setresuid, setsid};
+
+use super::error::LaunchError;
+use super::program::Program;
+use super::report::{Report, send};
+use crate::protocol::ProcessSpec;
+use crate::sys;
+
+/// Puts back what a new program should find: a session of its own, no signal blocked or ignored.
+pub fn reset() -> Result<(), LaunchError> {
+    setsid().map_err(|source| LaunchError::Session { source })?;
+    sys::default_signals();
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+        .map_err(|source| LaunchError::Session { source })?;
+    // modes are given exactly while the container is put together
+    umask(Mode::empty());
+    Ok(())
+}
+
+/// Moves this process into the cgroups.
+pub fn attach(cgroups: &[String]) -> Result<(), LaunchError> {
+    for dir in cgroups {
+        write_file(&format!("{dir}/cgroup.procs"), "0")
+            .map_err(|source| LaunchError::Cgroup { dir: dir.clone(), source })?;
+    }
+    Ok(())
+}
+
+fn write_file(path: &str, text: &str) -> nix::Result<()> {
+    let written = OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(errno)
+}
+
+fn errno(error: std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// Tells of something given up.
+pub fn warn<Fd: AsFd>(status: Fd, message: String) {
+    // a shim that is gone hears nothing, and then nobody cares
+    let _ = send(status, &Report::Warning { message }, None);
+}
+
+/// Sets the OOM score. Lower than inherited needs CAP_SYS_RESOURCE; without it the inherited one stays, with a word.
+pub fn set_oom_score<Fd: AsFd>(value: i32, status: Fd) -> Result<(), LaunchError> {
+    const PATH: &str = "/proc/self/oom_score_adj";
+    match write_file(PATH, &value.to_string()) {
+        Err(Errno::EACCES) => {
+            let kept = fs::read_to_string(PATH).unwrap_or_default();
+            warn(status, format!("oom_score_adj {value} is not permitted here; it stays {}", kept.trim()));
+            Ok(())
+        }
+        result => result.map_err(|source| LaunchError::OomScore { value, source }),
+    }
+}
+
+fn set_rlimits<Fd: AsFd>(process: &ProcessSpec, status: Fd) -> Result<(), LaunchError> {
+    for &(resource, soft, hard) in &process.rlimits {
+        match sys::set_rlimit(resource, soft, hard) {
+            Err(Errno::EPERM) => {
+                // the hard limit cannot be raised here: as much as there is
+                let kept = sys::rlimit(resource).unwrap_or((soft, soft));
+                sys::set_rlimit(resource, soft.min(kept.1), kept.1).map_err(|source| LaunchError::Rlimit {
+                    resource,
+                    soft,
+                    hard,
+                    source,
+                })?;
+                warn(
+                    &status,
+                    format!(
+                        "resource limit {resource}: {soft}:{hard} is not permitted here, hard limit stays {}",
+                        kept.1
+                    ),
+                );
+            }
+            result => result.map_err(|source| LaunchError::Rlimit { resource, soft, hard, source })?,
+        }
+    }
+    Ok(())
+}
+
+/// Files of the host's `/proc` that the labels are written to. Opened before the container's `/proc`, which may be
+/// anything, takes its place.
+#[derive(Debug)]
+pub struct Labels(Vec<(&'static str, String, File)>);
+
+impl Labels {
+    /// Opens what the process needs.
+    pub fn open(process: &ProcessSpec) -> Result<Self, LaunchError> {
+        let mut files = Vec::new();
+        if let Some(label) = &process.selinux_label {
+            files.push(("SELinux", label.clone(), open_attribute("SELinux", label, &["/proc/self/attr/exec"])?));
+        }
+        if let Some(profile) = &process.apparmor_profile {
+            let paths = ["/proc/self/attr/apparmor/exec", "/proc/self/attr/exec"];
+            let file = open_attribute("AppArmor", profile, &paths)?;
+            files.push(("AppArmor", format!("exec {profile}"), file));
+        }
+        Ok(Self(files))
+    }
+
+    fn write(&self) -> Result<(), LaunchError> {
+        for (what, label, file) in &self.0 {
+            let mut file = file;
+            file.write_all(label.as_bytes()).map_err(|error| LaunchError::Label {
+                what,
+                label: label.clone(),
+                source: errno(error),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn open_attribute(what: &'static str, label: &str, paths: &[&str]) -> Result<File, LaunchError> {
+    let mut last = Errno::ENOENT;
+    for path in paths {
+        match OpenOptions::new().write(true).open(path) {
+            Ok(file) => return Ok(file),
+            Err(error) => last = errno(error),
+        }
+    }
+    Err(LaunchError::Label { what, label: label.into(), source: last })
+}
+
+/// Turns this process, already inside the container's namespaces and root, into the program. Returns only on failure.
+pub fn become_program(process: &ProcessSpec, labels: &Labels, status: &OwnedFd) -> Result<(), LaunchError> {
+    let program = Program::new(process)?;
+    let seccomp = match &process.seccomp {
+        Some(text) => Some(STANDARD.decode(text).map_err(|_| LaunchError::Encoding { what: "the seccomp filter" })?),
+        None => None,
+    };
+    match sys::new_session_keyring() {
+        // ENOSYS: no keyrings; EPERM: a filter around us; EDQUOT: the host has no room
+        Ok(()) | Err(Errno::ENOSYS | Errno::EPERM) => {}
+        Err(error) => warn(status, format!("no session keyring of its own: {error}")),
+    }
+    give_streams(process);
+    let cwd = if process.cwd.is_empty() { "/" } else { process.cwd.as_str() };
+    let as_root = chdir(cwd);
+
+    set_rlimits(process, status)?;
+    let load = |filter: &Option<Vec<u8>>| match filter {
+        Some(filter) => sys::load_seccomp(filter).map_err(|source| LaunchError::Seccomp { source }),
+        None => Ok(()),
+    };
+    if !process.no_new_privs {
+        // needs CAP_SYS_ADMIN, which is about to go
+        load(&seccomp)?;
+    }
+    become_user(process, status)?;
+    if as_root.is_err() {
+        // a directory for the user alone, on a file system where root is nobody
+        chdir(cwd).map_err(|source| LaunchError::Cwd { path: cwd.into(), source })?;
+    }
+    // a working directory outside the root would be a way to the host (CVE-2024-21626)
+    if !getcwd().is_ok_and(|path| path.is_absolute()) {
+        return Err(LaunchError::CwdOutside { path: cwd.into() });
+    }
+    umask(Mode::from_bits_truncate(process.umask.unwrap_or(0o022)));
+    if process.no_new_privs {
+        prctl::set_no_new_privs().map_err(|source| LaunchError::NoNewPrivs { source })?;
+    }
+    let file: CString = program.find()?;
+    labels.write()?;
+    send(status, &Report::Ready, None).map_err(|source| LaunchError::Placement { source })?;
+    sys::cloexec_from(3);
+    if process.no_new_privs {
+        load(&seccomp)?;
+    }
+    Err(program.execute(&file))
+}
+
+/// Pipes belong to the container's user, so that opening `/dev/stdout` works.
+fn give_streams(process: &ProcessSpec) {
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    for stream in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
+        let pipe =
+            fstat(stream).is_ok_and(|found| SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO);
+        if pipe {
+            // writing to the inherited descriptor works without it
+            let _ = fchown(stream, Some(Uid::from_raw(process.uid)), Some(Gid::from_raw(process.gid)));
+        }
+    }
+}
+
+fn become_user(process: &ProcessSpec, status: &OwnedFd) -> Result<(), LaunchError> {
+    let capabilities = |source| LaunchError::Capabilities { source };
+    let user = |source| LaunchError::User { uid: process.uid, gid: process.gid, source };
+    let mut want = process.capabilities;
+    let have = sys::permitted_capabilities().map_err(capabilities)?;
+    let known = (1 << (sys::last_capability() + 1)) - 1;
+    let missing = (want.permitted | want.effective | want.inheritable) & known & !have;
+    if missing != 0 {
+        warn(status, format!("capabilities {missing:#x} are not permitted here"));
+    }
+    want.permitted &= have;
+    want.effective &= want.permitted;
+    want.inheritable &= have;
+    want.ambient &= want.permitted & want.inheritable;
+
+    sys::drop_bounding(want.bounding).map_err(capabilities)?;
+    prctl::set_keepcaps(true).map_err(capabilities)?;
+    let groups: Vec<Gid> = process.groups.iter().copied().map(Gid::from_raw).collect();
+    setgroups(&groups).map_err(user)?;
+    let (uid, gid) = (Uid::from_raw(process.uid), Gid::from_raw(process.gid));
+    setresgid(gid, gid, gid).map_err(user)?;
+    setresuid(uid, uid, uid).map_err(user)?;
+    prctl::set_keepcaps(false).map_err(capabilities)?;
+    sys::set_capabilities(want.effective, want.permitted, want.inheritable).map_err(capabilities)?;
+    // needs SETPCAP neither here nor there: ambient is bounded by the two sets just set
+    sys::raise_ambient(want.ambient).map_err(capabilities)
+}

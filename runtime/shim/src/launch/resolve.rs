@@ -1,0 +1,143 @@
+//! Paths of a container, resolved inside its root whatever links the image or a volume holds.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
+use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
+
+/// Links followed before a path counts as a loop, as in the kernel.
+const MAX_LINKS: usize = 40;
+
+/// What to make where nothing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Make {
+    /// Nothing: `ENOENT`.
+    Nothing,
+    /// Directories, the last component included.
+    Directory,
+    /// Directories, and an empty file at the end.
+    File,
+}
+
+/// The root directory of a container.
+#[derive(Debug)]
+pub struct Root {
+    fd: OwnedFd,
+}
+
+impl Root {
+    /// The root that `fd` stands for.
+    pub fn new(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// Opens what is at `path` as a place (`O_PATH`).
+    pub fn open(&self, path: &str) -> nix::Result<OwnedFd> {
+        let relative = path.trim_start_matches('/');
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        // openat2 gives EAGAIN when something was renamed meanwhile and it cannot tell; the walk below can
+        match openat2(&self.fd, if relative.is_empty() { "." } else { relative }, how) {
+            Err(Errno::ENOSYS | Errno::EAGAIN) => self.walk(path, Make::Nothing),
+            result => result,
+        }
+    }
+
+    /// As [`Self::open`], and makes what is missing.
+    pub fn make(&self, path: &str, make: Make) -> nix::Result<OwnedFd> {
+        match self.open(path) {
+            Err(Errno::ENOENT) => self.walk(path, make),
+            result => result,
+        }
+    }
+
+    /// Opens the directory that holds the last component (making it when missing), and names that component.
+    pub fn parent(&self, path: &str) -> nix::Result<(OwnedFd, OsString)> {
+        let path = path.trim_end_matches('/');
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        if matches!(name, "" | "." | "..") {
+            return Err(Errno::EINVAL);
+        }
+        Ok((self.make(parent, Make::Directory)?, name.into()))
+    }
+
+    /// Goes component by component, holding every directory it came through: `..` is a step back on that stack and
+    /// links are text, so neither leads out of the root even while somebody renames directories.
+    fn walk(&self, path: &str, make: Make) -> nix::Result<OwnedFd> {
+        let mut todo = components(OsStr::new(path));
+        let mut stack: Vec<OwnedFd> = Vec::new();
+        let mut links = 0;
+        while let Some(name) = todo.pop_front() {
+            if name == ".." {
+                stack.pop();
+                continue;
+            }
+            let here = stack.last().map_or(self.fd.as_fd(), AsFd::as_fd);
+            let found = match open_component(here, &name) {
+                Err(Errno::ENOENT) if make != Make::Nothing => make_component(here, &name, make, todo.is_empty())?,
+                result => result?,
+            };
+            if SFlag::from_bits_truncate(fstat(&found)?.st_mode) & SFlag::S_IFMT != SFlag::S_IFLNK {
+                stack.push(found);
+                continue;
+            }
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(Errno::ELOOP);
+            }
+            let target = readlinkat(&found, "")?;
+            if target.as_bytes().starts_with(b"/") {
+                stack.clear();
+            }
+            for name in components(&target).into_iter().rev() {
+                todo.push_front(name);
+            }
+        }
+        match stack.pop() {
+            Some(found) => Ok(found),
+            None => openat(&self.fd, ".", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()),
+        }
+    }
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn components(path: &OsStr) -> VecDeque<OsString> {
+    path.as_bytes()
+        .split(|byte| *byte == b'/')
+        .filter(|name| !name.is_empty() && *name != b".")
+        .map(|name| OsString::from_vec(name.to_vec()))
+        .collect()
+}
+
+fn open_component(here: BorrowedFd<'_>, name: &OsStr) -> nix::Result<OwnedFd> {
+    openat(here, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+fn make_component(here: BorrowedFd<'_>, name: &OsStr, make: Make, last: bool) -> nix::Result<OwnedFd> {
+    if make == Make::File && last {
+        let flags = OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_WRONLY | OFlag::O_NONBLOCK;
+        openat(here, name, flags, Mode::from_bits_truncate(0o644))?;
+    } else {
+        match mkdirat(here, name, Mode::from_bits_truncate(0o755)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    open_component(here, name)
+}
+
+/// The path by which system calls that know no descriptors reach an open file.
+pub fn by_descriptor<Fd: AsFd>(fd: Fd) -> String {
+    use std::os::fd::AsRawFd;
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}

@@ -1,0 +1,294 @@
+//! The pod: its containers and execs, and what the daemon's calls do to them.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crate::container::{Container, Context};
+use crate::exec::Exec;
+use crate::namespaces::Namespaces;
+use crate::output::{Scratch, Which};
+use crate::poll::{Number, Poller};
+use crate::protocol::{Answer, Call, ErrorKind, Event, Reply};
+use crate::sys::{self, Ended};
+
+mod start;
+
+/// Pause between two looks at what should be gone any moment.
+const RETRY: Duration = Duration::from_millis(2);
+
+/// Who asked: a connection and the number of the request on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// The connection.
+    pub connection: Number,
+    /// The request.
+    pub seq: u64,
+}
+
+/// A frame to be sent.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// To one connection, if it is still there.
+    Reply(Number, Reply),
+    /// To all.
+    Event(Event),
+}
+
+/// Frames to be sent, in order.
+#[derive(Debug, Default)]
+pub struct Outbox(pub Vec<Outgoing>);
+
+impl Outbox {
+    /// Answers a request.
+    pub fn reply(&mut self, caller: Caller, result: Answer) {
+        self.0.push(Outgoing::Reply(caller.connection, Reply { seq: caller.seq, result }));
+    }
+
+    /// Tells all.
+    pub fn event(&mut self, event: Event) {
+        self.0.push(Outgoing::Event(event));
+    }
+}
+
+/// A refusal.
+#[derive(Debug)]
+pub struct Refusal {
+    kind: ErrorKind,
+    message: String,
+}
+
+impl Refusal {
+    fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+impl<E: std::error::Error> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        Self::new(ErrorKind::System, crate::launch::chain(&error))
+    }
+}
+
+/// The pod.
+#[derive(Debug)]
+pub struct Pod {
+    poller: Rc<Poller>,
+    namespaces: Namespaces,
+    containers: Vec<Container>,
+    execs: Vec<Exec>,
+    /// Cgroups of execs that left something running.
+    lingering: Vec<crate::cgroup::Cgroup>,
+    next: Number,
+    stopping: Option<Vec<Caller>>,
+    stopped: bool,
+    exiting: bool,
+    scratch: Scratch,
+    /// Frames to be sent.
+    pub outbox: Outbox,
+}
+
+impl Pod {
+    /// A pod in which nothing has been made yet; `host_net` is the host's network namespace.
+    pub fn new(poller: &Rc<Poller>, host_net: OwnedFd) -> Self {
+        Self {
+            poller: Rc::clone(poller),
+            namespaces: Namespaces::new(host_net),
+            containers: Vec::new(),
+            execs: Vec::new(),
+            lingering: Vec::new(),
+            next: 0,
+            stopping: None,
+            stopped: false,
+            exiting: false,
+            scratch: Scratch::default(),
+            outbox: Outbox::default(),
+        }
+    }
+
+    /// Whether the shim has been asked to end.
+    pub fn exiting(&self) -> bool {
+        self.exiting
+    }
+
+    /// Carries out a call, or begins to.
+    pub fn call(&mut self, caller: Caller, call: Call) {
+        let answer = match call {
+            Call::Setup(setup) => self.namespaces.set_up(&setup).map_err(Refusal::from).map(|()| Some(Answer::Done)),
+            Call::Start(spec) => self.start(caller, &spec).map(|()| None),
+            Call::Continue { container } => self.go_on(&container).map(|()| Some(Answer::Done)),
+            Call::Signal { container, signal, all } => self.signal(caller, &container, signal, all),
+            Call::Exec(spec) => self.exec(caller, &spec).map(|()| None),
+            Call::ReopenLog { container } => self.reopen_log(&container).map(|()| Some(Answer::Done)),
+            Call::List => {
+                Ok(Some(Answer::Containers { containers: self.containers.iter().map(|c| c.state.clone()).collect() }))
+            }
+            Call::Forget { container } => self.forget(&container).map(|()| Some(Answer::Done)),
+            Call::StopPod => self.stop(caller).map(|()| None),
+            Call::Exit => self.exit().map(|()| Some(Answer::Done)),
+        };
+        match answer {
+            Ok(Some(answer)) => self.outbox.reply(caller, answer),
+            Ok(None) => {}
+            Err(refusal) => {
+                self.outbox.reply(caller, Answer::Error { kind: refusal.kind, message: refusal.message });
+            }
+        }
+        self.advance();
+    }
+
+    fn find(&mut self, id: &str) -> Result<&mut Container, Refusal> {
+        let found = self.containers.iter_mut().find(|container| container.state.container == id);
+        found.ok_or_else(|| Refusal::new(ErrorKind::NotFound, format!("no container {id}")))
+    }
+
+    /// The container with that id, and the parts of the pod it works with.
+    fn with(&mut self, id: &str) -> Result<(&mut Container, Context<'_>), Refusal> {
+        let found = self.containers.iter_mut().find(|container| container.state.container == id);
+        let container = found.ok_or_else(|| Refusal::new(ErrorKind::NotFound, format!("no container {id}")))?;
+        let context = Context { poller: &self.poller, outbox: &mut self.outbox, scratch: &mut self.scratch };
+        Ok((container, context))
+    }
+
+    fn go_on(&mut self, id: &str) -> Result<(), Refusal> {
+        if self.find(id)?.go_on()? {
+            return Ok(());
+        }
+        Err(Refusal::new(ErrorKind::WrongState, format!("container {id} does not wait for its cgroup")))
+    }
+
+    fn signal(&mut self, caller: Caller, id: &str, signal: i32, all: bool) -> Result<Option<Answer>, Refusal> {
+        if !(1..=64).contains(&signal) {
+            return Err(Refusal::new(ErrorKind::Invalid, format!("no signal {signal}")));
+        }
+        let (container, mut context) = self.with(id)?;
+        if all && signal == libc::SIGKILL {
+            container.kill(Some(caller), &mut context);
+            return Ok(None);
+        }
+        let Some(pid) = container.process() else {
+            return Err(Refusal::new(ErrorKind::WrongState, format!("container {id} has ended")));
+        };
+        if all {
+            container.cgroup.signal(signal);
+        } else {
+            sys::send_signal(pid, signal)?;
+        }
+        Ok(Some(Answer::Done))
+    }
+
+    fn reopen_log(&mut self, id: &str) -> Result<(), Refusal> {
+        let container = self.find(id)?;
+        if container.process().is_none() {
+            return Err(Refusal::new(ErrorKind::WrongState, format!("container {id} has ended")));
+        }
+        match container.reopen_log() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Refusal::new(ErrorKind::WrongState, format!("container {id} has no log"))),
+            Err(error) => Err(Refusal::new(ErrorKind::System, format!("open the log of {id}: {error}"))),
+        }
+    }
+
+    fn forget(&mut self, id: &str) -> Result<(), Refusal> {
+        if !self.find(id)?.exited() {
+            return Err(Refusal::new(ErrorKind::WrongState, format!("container {id} has not ended")));
+        }
+        self.containers.retain(|container| container.state.container != id);
+        Ok(())
+    }
+
+    fn stop(&mut self, caller: Caller) -> Result<(), Refusal> {
+        self.stopping.get_or_insert_default().push(caller);
+        self.stopped = true;
+        let mut context = Context { poller: &self.poller, outbox: &mut self.outbox, scratch: &mut self.scratch };
+        for container in self.containers.iter_mut().filter(|container| !container.exited()) {
+            container.kill(None, &mut context);
+        }
+        for exec in &mut self.execs {
+            exec.abandon();
+        }
+        Ok(())
+    }
+
+    fn exit(&mut self) -> Result<(), Refusal> {
+        if let Some(container) = self.containers.iter().find(|container| !container.exited()) {
+            let message = format!("container {} has not ended", container.state.container);
+            return Err(Refusal::new(ErrorKind::WrongState, message));
+        }
+        self.exiting = true;
+        Ok(())
+    }
+
+    /// A launcher has something to say.
+    pub fn hear(&mut self, number: Number) {
+        let mut context = Context { poller: &self.poller, outbox: &mut self.outbox, scratch: &mut self.scratch };
+        if let Some(container) = self.containers.iter_mut().find(|container| container.number == number) {
+            container.hear(&mut context);
+        } else if let Some(exec) = self.execs.iter_mut().find(|exec| exec.number == number) {
+            exec.hear();
+        }
+    }
+
+    /// A program has something to say.
+    pub fn read(&mut self, number: Number, which: Which) {
+        if let Some(container) = self.containers.iter_mut().find(|container| container.number == number) {
+            container.read(which, &mut self.scratch);
+        } else if let Some(exec) = self.execs.iter_mut().find(|exec| exec.number == number) {
+            exec.read(which, &mut self.scratch);
+        }
+    }
+
+    /// Takes the children that ended; those of nobody are orphans that came to us as their subreaper.
+    pub fn reap(&mut self) {
+        while let Some(ended) = sys::wait_any() {
+            self.ended(ended);
+        }
+        self.advance();
+    }
+
+    fn ended(&mut self, ended: Ended) {
+        let mut context = Context { poller: &self.poller, outbox: &mut self.outbox, scratch: &mut self.scratch };
+        if let Some(container) = self.containers.iter_mut().find(|c| c.process() == Some(ended.pid)) {
+            container.ended(ended, &mut context);
+        } else if let Some(exec) = self.execs.iter_mut().find(|e| e.pid == ended.pid) {
+            exec.ended(ended);
+        }
+    }
+
+    /// Goes on with everything that waits for something that sends no event.
+    pub fn advance(&mut self) {
+        let mut context = Context { poller: &self.poller, outbox: &mut self.outbox, scratch: &mut self.scratch };
+        for container in &mut self.containers {
+            container.advance(&mut context);
+        }
+        let mut done = Vec::new();
+        self.execs.retain_mut(|exec| {
+            let over = exec.advance(&mut context);
+            if over {
+                done.extend(exec.cgroup.take());
+            }
+            !over
+        });
+        self.lingering.extend(done);
+        self.lingering.retain(|cgroup| !cgroup.remove());
+        if self.stopping.is_some() && self.execs.is_empty() && self.containers.iter().all(Container::exited) {
+            let answer = match self.namespaces.leave() {
+                Ok(()) => Answer::Done,
+                Err(error) => Answer::Error { kind: ErrorKind::System, message: crate::launch::chain(&error) },
+            };
+            for caller in self.stopping.take().into_iter().flatten() {
+                self.outbox.reply(caller, answer.clone());
+            }
+        }
+    }
+
+    /// How long the loop may wait, in milliseconds; for ever when nothing is due.
+    pub fn timeout(&self) -> Option<u16> {
+        let retry = self.containers.iter().any(Container::impatient) || self.execs.iter().any(Exec::impatient);
+        let due = self.execs.iter().filter_map(Exec::deadline).min();
+        let wait = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let wait = if retry { Some(wait.map_or(RETRY, |wait| wait.min(RETRY))) } else { wait };
+        // rounded up, or the last millisecond would be spent in circles
+        wait.map(|wait| u16::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u16::MAX))
+    }
+}
