@@ -58,7 +58,10 @@ impl Tree {
         for link in ["lib", "bin"] {
             symlink(format!("usr/{link}"), tree.path(link))?;
         }
-        copy("/usr/lib/systemd/system", &tree.path("usr/lib/systemd/"))?;
+        fs::create_dir_all(tree.path("usr/lib/systemd/system"))?;
+        for package in ["systemd", "dbus", "cloud-init"] {
+            tree.put_package(package)?;
+        }
         for file in unit_files()? {
             copy(&file, &tree.system(&name(&file)))?;
         }
@@ -119,6 +122,21 @@ impl Tree {
         Ok(fs::write(&path, text.replace(from, to))?)
     }
 
+    /// The units of one package only: what else is installed on this machine is not on a node.
+    fn put_package(&self, package: &str) -> Result<()> {
+        let list = run("dpkg", ["-L", package])?.ok(&format!("dpkg -L {package} (see tests/packages.txt)"))?;
+        for path in list.lines().filter(|path| path.contains("/systemd/system/")) {
+            let Some((_, relative)) = path.split_once("/systemd/system/") else { continue };
+            let target = self.system(relative);
+            if Path::new(path).is_dir() && !Path::new(path).is_symlink() {
+                fs::create_dir_all(&target)?;
+            } else {
+                copy(path, &target)?;
+            }
+        }
+        Ok(())
+    }
+
     fn put_kubelet(&self) -> Result<()> {
         fs::write(
             self.system("kubelet.service"),
@@ -149,8 +167,13 @@ impl Tree {
     }
 }
 
-/// `cp -a`: links stay links.
+/// Copies a file; a link stays a link.
 fn copy(from: impl AsRef<Path>, to: &Path) -> Result<()> {
-    let what = format!("cp -a {} {}", from.as_ref().display(), to.display());
-    run("cp", ["-a".as_ref(), from.as_ref().as_os_str(), to.as_os_str()])?.silent(&what)
+    let from = from.as_ref();
+    let what = || format!("copy {} to {}", from.display(), to.display());
+    if from.is_symlink() {
+        symlink(fs::read_link(from)?, to).with_context(what)
+    } else {
+        fs::copy(from, to).map(|_| ()).with_context(what)
+    }
 }
