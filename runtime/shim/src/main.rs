@@ -15,6 +15,7 @@ mod namespaces;
 mod output;
 mod pod;
 mod poll;
+mod reaper;
 mod server;
 mod sys;
 
@@ -44,6 +45,8 @@ enum MainError {
     HostNet { source: std::io::Error },
     #[error("set up the process")]
     Process { source: nix::errno::Errno },
+    #[error("be the reaper")]
+    Reaper { source: nix::errno::Errno },
     #[error("serve")]
     Serve { source: ServeError },
 }
@@ -59,6 +62,10 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), MainError> {
+    if let Some(socket) = reapers_socket(std::env::args_os()) {
+        let socket = sys::inherited(socket).map_err(|source| MainError::Reaper { source })?;
+        return reaper::run(socket).map_err(|source| MainError::Reaper { source });
+    }
     let sandbox = sandbox_of(std::env::args_os().skip(1)).ok_or(MainError::Usage)?;
     if let Err(error) = memory_file::ensure() {
         io::complain(&format!("runs from a file that can be written: {error}"));
@@ -74,6 +81,14 @@ fn run() -> Result<(), MainError> {
 fn sandbox_of(mut args: impl Iterator<Item = OsString>) -> Option<String> {
     let (flag, id) = (args.next()?, args.next()?.into_string().ok()?);
     (flag == "--sandbox" && !id.is_empty() && args.next().is_none()).then_some(id)
+}
+
+/// Number of the socket, if this program was executed as the reaper.
+fn reapers_socket(mut args: impl Iterator<Item = OsString>) -> Option<i32> {
+    if args.next()? != reaper::NAME {
+        return None;
+    }
+    args.next()?.to_str()?.parse().ok()
 }
 
 fn become_supervisor() -> nix::Result<SignalFd> {

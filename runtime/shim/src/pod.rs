@@ -9,10 +9,13 @@ use crate::exec::Exec;
 use crate::namespaces::Namespaces;
 use crate::output::{Scratch, Which};
 use crate::poll::{Number, Poller};
-use crate::protocol::{Answer, Call, ErrorKind, Event, Reply};
+use crate::protocol::{Answer, Call, ErrorKind, Event, PodSetup, Reply};
 use crate::sys::{self, Ended};
 
+mod shared_pid;
 mod start;
+
+use self::shared_pid::Reaper;
 
 /// Pause between two looks at what should be gone any moment.
 const RETRY: Duration = Duration::from_millis(2);
@@ -79,6 +82,7 @@ pub struct Pod {
     execs: Vec<Exec>,
     /// Cgroups of execs that left something running.
     lingering: Vec<crate::cgroup::Cgroup>,
+    reaper: Option<Reaper>,
     next: Number,
     stopping: Option<Vec<Caller>>,
     stopped: bool,
@@ -97,6 +101,7 @@ impl Pod {
             containers: Vec::new(),
             execs: Vec::new(),
             lingering: Vec::new(),
+            reaper: None,
             next: 0,
             stopping: None,
             stopped: false,
@@ -114,7 +119,7 @@ impl Pod {
     /// Carries out a call, or begins to.
     pub fn call(&mut self, caller: Caller, call: Call) {
         let answer = match call {
-            Call::Setup(setup) => self.namespaces.set_up(&setup).map_err(Refusal::from).map(|()| Some(Answer::Done)),
+            Call::Setup(setup) => self.set_up(caller, &setup),
             Call::Start(spec) => self.start(caller, &spec).map(|()| None),
             Call::Continue { container } => self.go_on(&container).map(|()| Some(Answer::Done)),
             Call::Signal { container, signal, all } => self.signal(caller, &container, signal, all),
@@ -148,6 +153,17 @@ impl Pod {
         let container = found.ok_or_else(|| Refusal::new(ErrorKind::NotFound, format!("no container {id}")))?;
         let context = Context { poller: &self.poller, outbox: &mut self.outbox, scratch: &mut self.scratch };
         Ok((container, context))
+    }
+
+    fn set_up(&mut self, caller: Caller, setup: &PodSetup) -> Result<Option<Answer>, Refusal> {
+        if self.stopped {
+            return Err(Refusal::new(ErrorKind::WrongState, "the pod has been stopped"));
+        }
+        self.namespaces.set_up(setup)?;
+        if setup.shared_pid {
+            return self.share_pid(caller, setup.selinux_label.as_deref()).map(|()| None);
+        }
+        Ok(Some(Answer::Done))
     }
 
     fn go_on(&mut self, id: &str) -> Result<(), Refusal> {
@@ -215,6 +231,9 @@ impl Pod {
             let message = format!("container {} has not ended", container.state.container);
             return Err(Refusal::new(ErrorKind::WrongState, message));
         }
+        if let Some(reaper) = &self.reaper {
+            reaper.kill();
+        }
         self.exiting = true;
         Ok(())
     }
@@ -226,6 +245,8 @@ impl Pod {
             container.hear(&mut context);
         } else if let Some(exec) = self.execs.iter_mut().find(|exec| exec.number == number) {
             exec.hear();
+        } else if let Some(reaper) = self.reaper.as_mut().filter(|reaper| reaper.number == number) {
+            reaper.hear(&mut self.outbox);
         }
     }
 
@@ -252,6 +273,8 @@ impl Pod {
             container.ended(ended, &mut context);
         } else if let Some(exec) = self.execs.iter_mut().find(|e| e.pid == ended.pid) {
             exec.ended(ended);
+        } else if let Some(reaper) = self.reaper.take_if(|reaper| reaper.pid == ended.pid) {
+            reaper.ended(ended, self.stopped || self.exiting, &mut self.outbox);
         }
     }
 
@@ -272,6 +295,10 @@ impl Pod {
         self.lingering.extend(done);
         self.lingering.retain(|cgroup| !cgroup.remove());
         if self.stopping.is_some() && self.execs.is_empty() && self.containers.iter().all(Container::exited) {
+            if let Some(reaper) = &self.reaper {
+                // its end brings us here again
+                return reaper.kill();
+            }
             let answer = match self.namespaces.leave() {
                 Ok(()) => Answer::Done,
                 Err(error) => Answer::Error { kind: ErrorKind::System, message: crate::launch::chain(&error) },

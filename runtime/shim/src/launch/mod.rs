@@ -12,6 +12,7 @@ mod error;
 mod mounts;
 mod process;
 mod program;
+mod reaper;
 pub mod report;
 mod resolve;
 mod restrict;
@@ -65,6 +66,12 @@ pub fn container(spec: &LaunchSpec, streams: &Streams, status: &OwnedFd, placed:
 /// Becomes a further process of a running container.
 pub fn exec(spec: &ProcessSpec, cgroups: &[String], join: &[Join], streams: &Streams, status: &OwnedFd) -> ! {
     let result = enter(spec, cgroups, join, streams, status);
+    give_up(&result, status)
+}
+
+/// Becomes process 1 of a PID namespace for all of the pod.
+pub fn reaper(selinux_label: Option<&str>, status: &OwnedFd) -> ! {
+    let result = reaper::become_reaper(selinux_label, status);
     give_up(&result, status)
 }
 
@@ -125,7 +132,8 @@ fn enter(
     streams: &Streams,
     status: &OwnedFd,
 ) -> Result<(), LaunchError> {
-    set_streams(streams, status, join)?;
+    let keep: Vec<_> = join.iter().map(|namespace| &namespace.fd).collect();
+    set_streams(streams, status, &keep)?;
     process::reset()?;
     process::attach(cgroups)?;
     if let Some(value) = spec.oom_score_adj {
@@ -144,10 +152,10 @@ fn make_namespace(kind: CloneFlags, what: &'static str) -> Result<(), LaunchErro
 }
 
 /// Puts the streams in place and closes everything else: what this copy of the shim holds is not the container's.
-fn set_streams(streams: &Streams, status: &OwnedFd, join: &[Join]) -> Result<(), LaunchError> {
+fn set_streams(streams: &Streams, status: &OwnedFd, others: &[&OwnedFd]) -> Result<(), LaunchError> {
     let mut keep = vec![status.as_raw_fd()];
     keep.extend([&streams.stdin, &streams.stdout, &streams.stderr].into_iter().flatten().map(AsRawFd::as_raw_fd));
-    keep.extend(join.iter().map(|namespace| namespace.fd.as_raw_fd()));
+    keep.extend(others.iter().map(|fd| fd.as_raw_fd()));
     sys::close_all_except(&keep);
     let failed = |number| move |source| LaunchError::Stdio { number, source };
     let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed(0))?;

@@ -168,7 +168,6 @@ pub fn restrict<Fd: AsFd>(top: Fd, flags: MsFlags, recursive: bool) -> nix::Resu
         (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
         (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
         (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
-        (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
     ] {
         if kept.contains(have) {
             all |= flag;

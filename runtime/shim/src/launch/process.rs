@@ -144,11 +144,7 @@ pub fn become_program(process: &ProcessSpec, labels: &Labels, status: &OwnedFd) 
         Some(text) => Some(STANDARD.decode(text).map_err(|_| LaunchError::Encoding { what: "the seccomp filter" })?),
         None => None,
     };
-    match sys::new_session_keyring() {
-        // ENOSYS: no keyrings; EPERM: a filter around us; EDQUOT: the host has no room
-        Ok(()) | Err(Errno::ENOSYS | Errno::EPERM) => {}
-        Err(error) => warn(status, format!("no session keyring of its own: {error}")),
-    }
+    own_keyring(status);
     give_streams(process);
     let cwd = if process.cwd.is_empty() { "/" } else { process.cwd.as_str() };
     let as_root = chdir(cwd);
@@ -183,6 +179,22 @@ pub fn become_program(process: &ProcessSpec, labels: &Labels, status: &OwnedFd) 
         load(&seccomp)?;
     }
     Err(program.execute(&file))
+}
+
+/// Gives up all rights for good, for a program of our own that needs none.
+pub fn become_nobody(process: &ProcessSpec, labels: &Labels, status: &OwnedFd) -> Result<(), LaunchError> {
+    own_keyring(status);
+    become_user(process, status)?;
+    prctl::set_no_new_privs().map_err(|source| LaunchError::NoNewPrivs { source })?;
+    labels.write()
+}
+
+fn own_keyring(status: &OwnedFd) {
+    match sys::new_session_keyring() {
+        // ENOSYS: no keyrings; EPERM: a filter around us
+        Ok(()) | Err(Errno::ENOSYS | Errno::EPERM) => {}
+        Err(error) => warn(status, format!("no session keyring of its own: {error}")),
+    }
 }
 
 /// Pipes belong to the container's user, so that opening `/dev/stdout` works.

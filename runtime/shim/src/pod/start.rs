@@ -33,7 +33,8 @@ fn invalid(message: impl Into<String>) -> Refusal {
 }
 
 impl Pod {
-    fn number(&mut self) -> u32 {
+    /// The next number.
+    pub(super) fn number(&mut self) -> u32 {
         self.next += 1;
         self.next
     }
@@ -74,9 +75,7 @@ impl Pod {
         let join_pid = match &spec.pid_namespace {
             PidNamespace::New | PidNamespace::Host => None,
             PidNamespace::Container(other) => Some(self.pid_namespace_of(other)?),
-            PidNamespace::Pod => {
-                return Err(Refusal::new(ErrorKind::Unsupported, "the pod has no shared PID namespace"));
-            }
+            PidNamespace::Pod => Some(namespace(self.reaper_pid()?, "pid")?),
         };
         let number = self.number();
         let mut output = Output::log(log);

@@ -86,3 +86,8 @@ pub fn received(number: RawFd) -> OwnedFd {
     // SAFETY: the kernel has installed it for that message just now; the caller takes each number once.
     unsafe { OwnedFd::from_raw_fd(number) }
 }
+
+/// Lets a descriptor be open in the next program too.
+pub fn keep_across_exec<Fd: AsFd>(fd: Fd) -> nix::Result<()> {
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).map(drop)
+}

@@ -8,7 +8,10 @@ mod network;
 mod privileges;
 mod process;
 
-pub use fds::{cloexec_from, close_all_except, inherited, make_controlling_terminal, pty_number, received, unlock_pty};
+pub use fds::{
+    cloexec_from, close_all_except, inherited, keep_across_exec, make_controlling_terminal, pty_number, received,
+    unlock_pty,
+};
 pub use mounts::{MountAttributes, attach_tree, clone_tree, set_mount_attributes};
 pub use network::loopback_up;
 pub use privileges::{
@@ -16,7 +19,7 @@ pub use privileges::{
 };
 pub use process::{
     Ended, clone_process, default_signals, end_now, new_session_keyring, pidfd_open, pidfd_signal, rlimit, send_signal,
-    set_rlimit, wait_any,
+    set_rlimit, wait_any, wait_signal,
 };
 
 /// Turns the return value of a raw call into a result.

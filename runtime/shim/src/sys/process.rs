@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::sys::signal::SigSet;
 
 use super::check;
 
@@ -124,4 +125,15 @@ pub fn rlimit(resource: u32) -> nix::Result<(u64, u64)> {
     // SAFETY: prlimit64 writes one structure and, with a null pointer, reads nothing.
     check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, 0, &mut limit) })?;
     Ok((limit.rlim_cur, limit.rlim_max))
+}
+
+/// Waits for one of these signals, which must be blocked: its number, and its sender's process id (0 for one that has
+/// none in this PID namespace). None when something else interrupted.
+pub fn wait_signal(signals: &SigSet) -> Option<(i32, i32)> {
+    // SAFETY: siginfo_t is a plain structure, all zeroes is valid for it.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: sigwaitinfo reads the set and writes the structure.
+    let signal = unsafe { libc::sigwaitinfo(signals.as_ref(), &mut info) };
+    // SAFETY: both signals that are waited for carry the sender's id.
+    (signal > 0).then(|| (signal, unsafe { info.si_pid() }))
 }

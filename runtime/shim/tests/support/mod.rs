@@ -10,6 +10,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -215,7 +216,13 @@ impl Pod {
         pod
     }
 
+    /// A shim that has been asked for nothing yet.
     pub fn bare() -> Self {
+        Self::of(Path::new(env!("CARGO_BIN_EXE_nodeagent-shim")))
+    }
+
+    /// A shim of that program.
+    pub fn of(program: &Path) -> Self {
         let dir = tempfile::Builder::new().prefix("nodeagent-shim-test-").tempdir().unwrap();
         let sandbox = unique();
         let socket = dir.path().join("shim.sock");
@@ -223,7 +230,7 @@ impl Pod {
         // the shell moves the listener to where the shim expects it
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "exec \"$0\" --sandbox \"$1\" 3<&0 </dev/null"]);
-        command.args([env!("CARGO_BIN_EXE_nodeagent-shim"), &sandbox]);
+        command.arg(program).arg(&sandbox);
         command.stdin(Stdio::from(OwnedFd::from(listener))).stdout(Stdio::null());
         let child = command.spawn().unwrap();
         let daemon = Connection::open(&socket, &sandbox);
@@ -401,3 +408,28 @@ pub fn default_devices() -> Vec<Device> {
         })
         .collect()
 }
+
+/// Children of a process.
+pub fn children(pid: u32) -> Vec<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// The shim as a static program, as it is delivered: what runs in an empty root finds no dynamic linker there.
+pub fn static_shim() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let tested = PathBuf::from(env!("CARGO_BIN_EXE_nodeagent-shim"));
+        if cfg!(target_env = "musl") {
+            return tested;
+        }
+        let target = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target");
+        let mut cargo = Command::new(std::env::var_os("CARGO").expect("run by cargo test"));
+        cargo.args(["build", "--quiet", "--package", "nodeagent-shim", "--target", MUSL, "--target-dir", target]);
+        let built = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap();
+        assert!(built.success(), "{cargo:?}: {built}");
+        Path::new(target).join(MUSL).join("debug/nodeagent-shim")
+    })
+}
+
+const MUSL: &str = "x86_64-unknown-linux-musl";
