@@ -25,7 +25,7 @@ async fn an_image_arrives_with_its_config_names_size_and_files() {
         let reference = format!("{}/team/app:v1", registry.host);
         let image = images.pull(&reference, None).await.unwrap();
         assert_eq!(image.id, pushed.id());
-        assert_eq!(image.tags, [reference.clone()]);
+        assert_eq!(image.tags, [reference.as_str()]);
         assert!(image.digests.contains(&format!("{}/team/app@{digest}", registry.host)));
         assert_eq!(image.size, pushed.size());
         assert_eq!(image.config.user, "1000:50000");
@@ -53,7 +53,7 @@ async fn an_image_survives_a_restart_and_its_removal_leaves_nothing() {
     let pulled = open(root.path()).await.pull(&reference, None).await.unwrap();
     let images = open(root.path()).await;
     assert_eq!(images.find(&reference), Some(pulled.clone()));
-    assert_eq!(images.list(), [pulled.clone()]);
+    assert_eq!(images.list(), std::slice::from_ref(&pulled));
     let usage = images.usage();
     assert!(usage.used_bytes > 0 && usage.inodes_used > 3, "{usage:?}");
     images.remove(&pulled.id).await.unwrap();
@@ -74,7 +74,7 @@ async fn a_pull_by_digest_has_no_tag_and_a_moved_tag_moves() {
     let by_digest = format!("{}/app@{digest}", registry.host);
     let image = images.pull(&by_digest, None).await.unwrap();
     assert_eq!(image.tags, Vec::<String>::new());
-    assert_eq!(image.digests, [by_digest.clone()]);
+    assert_eq!(image.digests, [by_digest.as_str()]);
     let tag = format!("{}/app:v1", registry.host);
     let tagged = images.pull(&tag, None).await.unwrap();
     assert_eq!((&tagged.id, &tagged.tags), (&image.id, &vec![tag.clone()]));

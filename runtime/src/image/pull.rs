@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot};
+use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::config::ImagesConfig;
@@ -18,7 +18,7 @@ use super::manifest::{self, Config, Descriptor, Document, Manifest, ManifestErro
 use super::model::Image;
 use super::platform::Platform;
 use super::reference::Reference;
-use super::registry::{Registry, Session};
+use super::registry::{Blob, Registry, Session};
 use super::store::{ImageRecord, Store};
 use super::{blocking, delete};
 use crate::content::Digest;
@@ -290,8 +290,12 @@ impl Layer {
             if let Some(below) = below
                 && below.await.is_err()
             {
-                // the layer below reports its own failure
-                return Ok(());
+                // the layer below reports its own failure; deleting what we have is disk work
+                return blocking(move || {
+                    drop(built);
+                    Ok(())
+                })
+                .await;
             }
             let (store, parents) = (self.puller.store.clone(), parents.to_vec());
             let (reference, layer) = (self.reference.clone(), self.descriptor.digest);
@@ -332,19 +336,34 @@ impl Layer {
     async fn download_from(&self, place: usize) -> Result<Built, ImageError> {
         let limits = &self.puller.config.limits;
         let limits = LayerLimits { bytes: limits.layer_bytes, entries: limits.layer_entries };
-        let mut blob = self.session.blob(place, self.descriptor.digest, self.descriptor.size)?;
+        let blob = self.session.blob(place, self.descriptor.digest, self.descriptor.size)?;
         let (feed, mut worker) = self.puller.store.snapshots.start(self.diff_id, limits);
-        let mut failure = None;
+        let transferred = self.transfer(blob, feed, &mut worker).await;
+        if transferred.is_err() && !worker.is_finished() {
+            // it notices that nothing comes any more and removes what it made
+            let _ = finished(&mut worker).await;
+        }
+        transferred
+    }
+
+    /// Moves bytes from the registry to the worker, and compares their digest.
+    async fn transfer(
+        &self,
+        mut blob: Blob,
+        feed: mpsc::Sender<Feed>,
+        worker: &mut JoinHandle<Result<Built, SnapshotError>>,
+    ) -> Result<Built, ImageError> {
         let failed = |source| ImageError::Layer {
             reference: self.reference.clone(),
             layer: self.descriptor.digest,
             source: Box::new(source),
         };
+        let mut failure = None;
         let mut hasher = Sha256::new();
         while let Some(piece) = blob.next().await? {
             hasher.update(&piece);
             if failure.is_none() && feed.send(Feed::Data(piece)).await.is_err() {
-                let error = finished(&mut worker).await.err().unwrap_or(SnapshotError::ShuttingDown);
+                let error = finished(worker).await.err().unwrap_or(SnapshotError::ShuttingDown);
                 if error.code() != ErrorCode::InvalidImage {
                     return Err(failed(error));
                 }
@@ -366,7 +385,7 @@ impl Layer {
         }
         // a worker that is gone says why in its result
         let _ = feed.send(Feed::End).await;
-        finished(&mut worker).await.map_err(failed)
+        finished(worker).await.map_err(failed)
     }
 }
 

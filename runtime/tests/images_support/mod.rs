@@ -24,11 +24,6 @@ const HTPASSWD: &str = "kube:$2y$05$TFF9csQnmHFTE7LBx3KcLeZjE9bT6IJ81Q0O39X/2xcv
 pub enum Access {
     Open,
     Basic,
-    /// The realm of a token server, and the certificate that its tokens are signed with.
-    Token {
-        realm: String,
-        certificate: PathBuf,
-    },
 }
 
 /// Debian's docker-registry on a port of its own.
@@ -67,11 +62,6 @@ impl Registry {
             Access::Basic => {
                 std::fs::write(dir.path().join("htpasswd"), HTPASSWD).unwrap();
                 config["auth"] = json!({ "htpasswd": { "realm": "test", "path": dir.path().join("htpasswd") } });
-            }
-            Access::Token { realm, certificate } => {
-                config["auth"] = json!({ "token": {
-                    "realm": realm, "service": "test-registry", "issuer": "test-issuer",
-                    "rootcertbundle": certificate } });
             }
         }
         let path = dir.path().join("config.yml");

@@ -1,0 +1,169 @@
+//! Proving who we are, to those who ask, and to nobody else.
+
+mod images_support;
+
+use base64::Engine as _;
+use images_support::proxy::{Answer, Proxy, Seen, status};
+use images_support::{Access, PASSWORD, Registry, USER, is_root, leftovers, open, small};
+use nodeagent_runtime::image::{Credentials, ErrorCode};
+
+fn user() -> Credentials {
+    Credentials { username: USER.into(), password: PASSWORD.into(), ..Default::default() }
+}
+
+fn base64(text: &str) -> String {
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn basic_authentication_by_name_or_by_the_auth_field() {
+    if !is_root() {
+        return;
+    }
+    let registry = Registry::start_with(Access::Basic).await;
+    registry.push("app", "v1", &small("x")).await;
+    let reference = format!("{}/app:v1", registry.host);
+    let auth = Credentials { auth: base64(&format!("{USER}:{PASSWORD}")), ..Default::default() };
+    for credentials in [user(), auth] {
+        let root = tempfile::tempdir().unwrap();
+        open(root.path()).await.pull(&reference, Some(credentials)).await.unwrap();
+    }
+    let wrong = Credentials { password: "wrong".into(), ..user() };
+    let elsewhere = Credentials { server_address: "other.example".into(), ..user() };
+    let nonsense = Credentials { auth: "%%".into(), ..Default::default() };
+    for credentials in [None, Some(Credentials::default()), Some(wrong), Some(elsewhere), Some(nonsense)] {
+        let root = tempfile::tempdir().unwrap();
+        let error = open(root.path()).await.pull(&reference, credentials).await.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::Unauthorized, "{error}");
+        assert!(error.to_string().contains(&registry.host), "{error}");
+        assert_eq!(leftovers(root.path()), Vec::<String>::new());
+    }
+}
+
+/// A token endpoint that knows one user and one refresh token, and a registry that wants its tokens.
+async fn with_tokens(registry: &Registry) -> (Proxy, Proxy) {
+    let basic = format!("Basic {}", base64(&format!("{USER}:{PASSWORD}")));
+    let tokens = Proxy::start("unused", move |seen: &Seen, _| {
+        let scope = "repository%3Aprivate%2Fapp%3Apull";
+        let asked = if seen.method == "POST" { &seen.body } else { &seen.path };
+        if !asked.contains(&format!("scope={scope}")) || !asked.contains("service=test") {
+            return status(400, &[], "wrong scope");
+        }
+        let known = match seen.method.as_str() {
+            "POST" => seen.body.contains("grant_type=refresh_token") && seen.body.contains("refresh_token=r%2Bt"),
+            _ => seen.authorization.as_ref() == Some(&basic),
+        };
+        match (known, seen.method.as_str()) {
+            (true, "POST") => status(200, &[], r#"{"access_token":"good","expires_in":60}"#),
+            (true, _) => status(200, &[], r#"{"token":"good"}"#),
+            (false, _) => status(401, &[], r#"{"errors":[{"code":"UNAUTHORIZED","message":"who are you"}]}"#),
+        }
+    })
+    .await;
+    let challenge =
+        format!(r#"Bearer realm="http://{}/token",service="test",scope="repository:private/app:pull""#, tokens.host);
+    let front = Proxy::start(&registry.host, move |seen, _| match seen.authorization.as_deref() {
+        Some("Bearer good" | "Bearer direct") => Answer::Forward,
+        _ => status(401, &[("www-authenticate", &challenge)], ""),
+    })
+    .await;
+    (tokens, front)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_fetched_with_a_password_a_refresh_token_or_given_directly() {
+    if !is_root() {
+        return;
+    }
+    let registry = Registry::start().await;
+    registry.push("private/app", "v1", &small("x")).await;
+    let ways = [
+        (user(), 1),
+        (Credentials { identity_token: "r+t".into(), ..Default::default() }, 1),
+        (Credentials { username: "<token>".into(), password: "r+t".into(), ..Default::default() }, 1),
+        (Credentials { registry_token: "direct".into(), ..Default::default() }, 0),
+    ];
+    for (credentials, asked) in ways {
+        let (tokens, front) = with_tokens(&registry).await;
+        let root = tempfile::tempdir().unwrap();
+        open(root.path()).await.pull(&format!("{}/private/app:v1", front.host), Some(credentials)).await.unwrap();
+        // one token for manifest, config and layer
+        assert_eq!(tokens.paths().len(), asked);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_endpoint_that_refuses_is_quoted() {
+    let registry = Registry::start().await;
+    let (_tokens, front) = with_tokens(&registry).await;
+    let root = tempfile::tempdir().unwrap();
+    let images = open(root.path()).await;
+    let reference = format!("{}/private/app:v1", front.host);
+    let wrong = Credentials { password: "wrong".into(), ..user() };
+    for credentials in [None, Some(wrong), Some(Credentials { registry_token: "old".into(), ..Default::default() })] {
+        let direct = credentials.as_ref().is_some_and(|own| !own.registry_token.is_empty());
+        let error = images.pull(&reference, credentials).await.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::Unauthorized, "{error}");
+        assert!(direct || error.to_string().contains("who are you"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_expires_in_the_middle_is_renewed_once_for_all() {
+    if !is_root() {
+        return;
+    }
+    let registry = Registry::start().await;
+    registry.push("app", "v1", &small("x")).await;
+    let tokens = Proxy::start("unused", |_, before| status(200, &[], &format!(r#"{{"token":"t{before}"}}"#))).await;
+    let challenge = format!(r#"Bearer realm="http://{}/token""#, tokens.host);
+    let front = Proxy::start(&registry.host, move |seen, _| {
+        let wanted = if seen.path.contains("manifests") { "Bearer t0" } else { "Bearer t1" };
+        match seen.authorization.as_deref() {
+            Some(given) if given == wanted => Answer::Forward,
+            _ => status(401, &[("www-authenticate", &challenge)], ""),
+        }
+    })
+    .await;
+    let root = tempfile::tempdir().unwrap();
+    open(root.path()).await.pull(&format!("{}/app:v1", front.host), None).await.unwrap();
+    assert_eq!(tokens.paths().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_do_not_follow_a_redirect_to_another_host() {
+    if !is_root() {
+        return;
+    }
+    let (registry, storage) = (Registry::start_with(Access::Basic).await, Registry::start().await);
+    let image = small("x");
+    registry.push("app", "v1", &image).await;
+    storage.push("app", "v1", &image).await;
+    let store = Proxy::start(&storage.host, |_, _| Answer::Forward).await;
+    let target = store.host.clone();
+    let front = Proxy::start(&registry.host, move |seen, _| {
+        if seen.path.contains("/blobs/") {
+            status(307, &[("location", &format!("http://{target}{}", seen.path))], "")
+        } else {
+            Answer::Forward
+        }
+    })
+    .await;
+    let root = tempfile::tempdir().unwrap();
+    open(root.path()).await.pull(&format!("{}/app:v1", front.host), Some(user())).await.unwrap();
+    assert!(front.seen().iter().filter(|seen| seen.path.contains("/blobs/")).all(|seen| seen.authorization.is_some()));
+    assert_eq!(store.seen().len(), 2);
+    assert!(store.seen().iter().all(|seen| seen.authorization.is_none()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redirects_in_a_circle_and_out_of_http_are_refused() {
+    let registry = Registry::start().await;
+    for (location, why) in [("/v2/app/manifests/v1", "too many"), ("file:///etc/passwd", "not HTTP"), ("", "no target")]
+    {
+        let front = Proxy::start(&registry.host, move |_, _| status(302, &[("location", location)], "")).await;
+        let root = tempfile::tempdir().unwrap();
+        let error = open(root.path()).await.pull(&format!("{}/app:v1", front.host), None).await.unwrap_err();
+        assert!(error.to_string().contains(why), "{error}");
+    }
+}
