@@ -64,6 +64,13 @@ impl Exit {
     }
 }
 
+impl Exit {
+    /// The code with this number; numbers that are none are internal errors.
+    pub fn from_code(code: u8) -> Exit {
+        ALL.iter().map(|(exit, _)| *exit).find(|exit| exit.code() == code).unwrap_or(Exit::Internal)
+    }
+}
+
 impl From<Exit> for std::process::ExitCode {
     fn from(exit: Exit) -> std::process::ExitCode {
         std::process::ExitCode::from(exit.code())

@@ -3,6 +3,7 @@
 //!
 //! Dependencies point one way: `cli` → `reconcile`, `firstboot` → `resource` → `host`. Only `host` touches the machine.
 //!
+//! - [`cli`]: the command line, one subcommand per file
 //! - [`config`]: files to validated settings
 //! - [`plan`]: what a run will do, as a value
 //! - [`resource`]: what a node must look like, one kind per file
@@ -12,6 +13,7 @@
 //! - [`telemetry`], [`notify`]: the journal and systemd's progress line
 //! - [`exit`]: the exit codes
 
+pub mod cli;
 pub mod config;
 pub mod exit;
 pub mod firstboot;

@@ -62,6 +62,9 @@ pub mod event {
     ];
 }
 
+/// Target of messages that people get in another form already.
+pub const JOURNAL_ONLY: &str = "journal";
+
 /// Starts logging. Journald gets everything with its fields when stderr is connected to it, as in a unit.
 pub fn start(level: LevelFilter) {
     let to_journal = connected_to_journal()

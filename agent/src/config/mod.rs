@@ -12,6 +12,7 @@ pub mod interpolate;
 pub mod kubernetes;
 pub mod merge;
 pub mod settings;
+pub mod source;
 pub mod tree;
 pub mod value;
 

@@ -1,9 +1,85 @@
-//! The first boot: two units, a stamp that is bound to this very system, and a marker while it is under way.
+//! The first boot: what its three units run, a stamp that is bound to this very system, and a marker while it is under way.
+//!
+//! - *early*, on every boot before sysinit.target: modules and kernel parameters. It never looks at the stamp.
+//! - *prepare*, before the runtime and the kubelet: packages, files, units. It may enqueue units that are ordered after it,
+//!   never wait for them.
+//! - *activate*, after the runtime: everything, and the proof that the runtime answers; then the stamp.
+//!
+//! With a stamp of this system and nothing left over from a crash, prepare and activate leave at once.
 
+mod runtime;
+mod stamp;
+
+use crate::config::settings::Settings;
+use crate::exit::Exit;
 use crate::host::Host;
+use crate::plan::Stage;
 use crate::reconcile::state::Identity;
+use crate::reconcile::transaction::Transaction;
+use crate::reconcile::{Engine, EngineError, Options, Report};
+use crate::telemetry::{chain, event};
 
-/// True when the first boot is done, on the system with this identity.
-pub fn is_done(_host: &Host, _identity: &Identity) -> bool {
-    false
+pub use stamp::{MARKER_PATH, STAMP_PATH, StampError};
+
+/// Why a stage of the first boot could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum FirstBootError {
+    /// The run.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The stamp.
+    #[error(transparent)]
+    Stamp(#[from] StampError),
+}
+
+/// True when the first boot is done, on the system with this identity. A stamp that cannot be read is none: the worst that
+/// comes of it is a run that finds nothing to do.
+pub fn is_done(host: &Host, identity: &Identity) -> bool {
+    match stamp::read(host) {
+        Ok(Some(stamp)) => !identity.differs_from(&stamp.identity),
+        Ok(None) => false,
+        Err(error) => {
+            log::warn!("{}", chain(&error));
+            false
+        }
+    }
+}
+
+/// One stage, as its unit runs it.
+pub async fn run(
+    engine: &Engine<'_>,
+    settings: &Settings,
+    host: &Host,
+    options: &Options,
+) -> Result<Report, FirstBootError> {
+    if options.stage == Stage::Early {
+        return Ok(engine.run(options).await?);
+    }
+    let identity = Identity::read(host).map_err(EngineError::Identity)?;
+    let interrupted = !Transaction::unfinished(host).map_err(EngineError::from)?.is_empty();
+    if is_done(host, &identity) && !interrupted {
+        return Ok(nothing_to_do(host, options));
+    }
+    stamp::begin(host, &identity, options.stage)?;
+    let mut report = engine.run(options).await?;
+    if options.stage == Stage::Activate {
+        runtime::prove(host, &settings.runtime, &mut report).await;
+        if matches!(report.exit(), Exit::Converged | Exit::RebootRequired | Exit::Differences) {
+            stamp::finish(host, &identity)?;
+            report.first_boot_done = true;
+            log::info!(MESSAGE_ID = event::FIRST_BOOT_DONE; "the first boot is done");
+        }
+        report.publish(host).map_err(EngineError::Publish)?;
+    }
+    Ok(report)
+}
+
+fn nothing_to_do(host: &Host, options: &Options) -> Report {
+    let now = host.clock.now();
+    let mut report = Report::begin(options.command, options.stage, now);
+    report.notes.push("the first boot is done on this system; reconcile looks after it".to_owned());
+    report.first_boot_done = true;
+    report.finished = Some(now.to_string());
+    report.exit_code = Some(Exit::Converged.code());
+    report
 }

@@ -7,6 +7,7 @@ pub mod action;
 pub mod clock;
 pub mod command;
 pub mod dnf;
+mod facts;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
 pub mod kernel;
@@ -15,6 +16,7 @@ pub mod platform;
 pub mod root;
 mod sys;
 pub mod systemd;
+pub mod watch;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -2,9 +2,11 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 const SELINUX: &std::ffi::CStr = c"security.selinux";
 
@@ -47,4 +49,10 @@ pub fn swapon(device: &str) -> Result<(), Errno> {
     let device = CString::new(device).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the path is NUL-terminated and outlives the call.
     Errno::result(unsafe { libc::swapon(device.as_ptr(), 0) }).map(drop)
+}
+
+/// Lets the async runtime wait for a descriptor.
+pub fn watched(file: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is open, stays the same number, and is closed by nobody else while the AsyncFd owns it.
+    Ok(unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }?)
 }

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::RUN_DIR;
+use crate::exit::Exit;
 use crate::host::root::Ownership;
 use crate::host::{Host, RootError};
 use crate::plan::{ResourceId, Stage};
@@ -170,6 +171,11 @@ impl Report {
             notes: Vec::new(),
             exit_code: None,
         }
+    }
+
+    /// How the run ended; a run that is not over has not converged.
+    pub fn exit(&self) -> Exit {
+        self.exit_code.map_or(Exit::Internal, Exit::from_code)
     }
 
     /// The entry of a resource.
