@@ -81,14 +81,14 @@ fn layer(file: &str, text: &str, facts: &Facts, errors: &mut Vec<ConfigError>) -
         errors.extend(syntax);
         return node;
     }
-    errors.extend(interpolate::interpolate(&mut node, facts));
-    errors.extend(decode::decode::<Fragment>(&node).err().unwrap_or_default());
+    let mut found = interpolate::interpolate(&mut node, facts);
+    found.extend(decode::decode::<Fragment>(&node).err().unwrap_or_default());
     if let Value::Table(table) = &node.value {
         for (array, child) in table {
             let Value::Array(elements) = &child.value else { continue };
             for (first, second) in merge::duplicates(elements) {
                 let name = merge::identity(second).unwrap_or_default();
-                errors.push(ConfigError {
+                found.push(ConfigError {
                     origin: second.origin.clone(),
                     key: format!("{array}[{name}]"),
                     problem: format!("is given twice in this file, first at {}", first.origin),
@@ -97,6 +97,9 @@ fn layer(file: &str, text: &str, facts: &Facts, errors: &mut Vec<ConfigError>) -
             }
         }
     }
+    // people go through a file from top to bottom
+    found.sort_by_key(|error| (error.origin.line, error.origin.column));
+    errors.extend(found);
     node
 }
 
