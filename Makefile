@@ -18,3 +18,28 @@ build:
 rpm: build
 	tests/provide packages image-build/rpm/packages.txt
 	image-build/rpm/build
+
+# programs of the test host: stand-ins for kubelet and kubeadm
+.PHONY: standins image run shell stop
+standins:
+	tests/provide packages && tests/provide rust
+	cargo build --release --target $(TARGET) -p nodeagent-standin
+
+# the test host, ready to boot
+image:
+	tests/provide packages && tests/provide rust
+	cargo run -q -p nodeagent-tests --bin nodeagent-testhost -- build
+
+# a host becomes a node before your eyes; HOST=here makes one of the machine you are on (EL only, asks first)
+run: $(if $(filter here,$(HOST)),run-here,run-testhost)
+
+.PHONY: run-here run-testhost
+run-testhost: build standins
+	cargo build -q -p nodeagent-tests --bins
+	target/debug/nodeagent-demo run $(if $(CI),--once)
+
+run-here:
+	tests/run/here
+
+shell stop:
+	target/debug/nodeagent-demo $@

@@ -166,7 +166,7 @@ slim
   [ ! -x "$file" ] || mode=755
   install -D -o root -g root -m "$mode" "$file" "$ROOT/$file"
 done)
-in_root systemctl -q enable systemd-networkd firewalld testhost-control testhost-shell
+in_root systemctl -q enable systemd-networkd firewalld testhost-control testhost-shell.service testhost-registry.socket
 # No clock to ask: the control channel sets it.
 in_root systemctl -q disable chrony
 # Labels come last, so that no first boot has to relabel.

@@ -6,6 +6,9 @@
 pub mod client;
 pub mod cni;
 pub mod daemon;
+pub mod demo;
+pub mod depot;
+pub mod first_boot;
 pub mod http;
 pub mod image;
 pub mod leaks;

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::kernel;
 use super::recipe::{Suite, folder, packages};
+use super::{kernel, process};
 
 /// Holes cost nothing: room for images and packages.
 const DISK_BYTES: u64 = 6 << 30;
@@ -37,8 +37,10 @@ fn unpack(suite: Suite, root: &Path, log: &Path) -> Result<()> {
             path.display()
         );
     }
-    let mut command = Command::new("nice");
-    command.args(["-n", "10", "mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", "--format=directory"]);
+    // in namespaces of its own: whatever ends this, its processes and mounts end with it
+    let mut command = process::tied("unshare");
+    command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "nice", "-n", "10", "mmdebstrap"]);
+    command.args(["--quiet", "--variant=minbase", "--mode=root", "--format=directory"]);
     command.args([
         "--skip=cleanup/reproducible",
         "--aptopt=APT::Install-Recommends \"false\"",

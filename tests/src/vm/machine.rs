@@ -106,6 +106,12 @@ impl Machine {
         Ok(machine)
     }
 
+    /// Waits until nothing of the boot is left to be done, and says how the system is (`running`, `degraded`).
+    pub fn wait_booted(&mut self) -> Result<String> {
+        let limit = self.boots_within;
+        Ok(self.run_within("systemctl is-system-running --wait", limit)?.text.trim().to_owned())
+    }
+
     /// Runs a script in the guest's bash, as root.
     pub fn run(&mut self, script: &str) -> Result<Answer> {
         self.run_within(script, COMMAND_WITHIN)

@@ -23,7 +23,7 @@ pub mod saved;
 
 pub use cache::Image;
 pub use channel::Answer;
-pub use hardware::{Forward, Hardware};
+pub use hardware::{Forward, Hardware, OFFER_ADDRESS};
 pub use machine::Machine;
 pub use recipe::Suite;
-pub use saved::Saved;
+pub use saved::{Saved, Unsaved};

@@ -88,8 +88,8 @@ impl Unsaved {
 /// Until the last jobs of the boot are done, and nothing but waiting is left.
 fn settle(machine: &mut Machine) -> Result<()> {
     // the fourth field of loadavg: running/all
-    let quiet = "systemctl is-system-running --wait
-        for _ in $(seq 40); do
+    machine.wait_booted()?;
+    let quiet = "for _ in $(seq 40); do
           read -r _ _ _ running _ < /proc/loadavg
           [ -z \"$(systemctl list-jobs --no-legend)\" ] && [ \"${running%/*}\" = 1 ] && break
           sleep 0.25
