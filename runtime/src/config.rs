@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::image::RegistryConfig;
+
 /// Where the file is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/nodeagent/runtime.toml";
 
@@ -35,6 +37,9 @@ pub struct Config {
     pub cgroup_driver: DriverChoice,
     /// How long running calls may go on after the daemon was told to stop, in seconds.
     pub drain_seconds: u64,
+    /// `[[registry]]`: those that differ from the default, which is HTTPS without mirrors.
+    #[serde(rename = "registry")]
+    pub registries: Vec<RegistryConfig>,
     /// Pod networks.
     pub network: NetworkSection,
     /// Defaults of containers.
@@ -53,6 +58,7 @@ impl Default for Config {
             log_level: LogLevel::Info,
             cgroup_driver: DriverChoice::Auto,
             drain_seconds: 10,
+            registries: Vec::new(),
             network: NetworkSection::default(),
             containers: ContainerDefaults::default(),
         }

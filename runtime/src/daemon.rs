@@ -1,6 +1,5 @@
 //! The application: built from its configuration, served until told to stop, drained.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,39 +13,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
-use crate::cgroup::{CgroupError, Cgroups, Delegated};
 use crate::config::{Config, ConfigError};
 use crate::cri::Cri;
-use crate::kernel::Kernel;
+use crate::node::{Node, Precondition};
 use crate::notify::Notifier;
-use crate::server::{self, Limits, Listener, ServerError, Services};
+use crate::server::{self, Limits, Listener, Services};
+use crate::state::StateError;
 use crate::telemetry::chain;
-
-/// Everything the calls work on.
-pub struct Node {
-    /// As read at the start.
-    pub config: Config,
-    /// The host's cgroups.
-    pub cgroups: Cgroups,
-    /// The host's kernel.
-    pub kernel: Kernel,
-}
-
-impl Node {
-    /// Whether pods can be run, else reason and message.
-    pub fn runtime_ready(&self) -> Result<(), (String, String)> {
-        let shim = &self.config.shim;
-        match fs::metadata(shim) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(("ShimMissing".to_owned(), format!("{}: {error}", shim.display()))),
-        }
-    }
-
-    /// Whether pods get a network, else reason and message.
-    pub fn network_ready(&self) -> Result<(), (String, String)> {
-        Ok(())
-    }
-}
 
 /// Why the daemon ended.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +27,9 @@ pub enum Failure {
     /// The host lacks something.
     #[error("this host cannot run it")]
     Precondition(#[source] Precondition),
+    /// What an earlier daemon left cannot be read.
+    #[error("cannot meet the pods of an earlier daemon")]
+    Recover(#[source] StateError),
     /// The asynchronous runtime did not start.
     #[error("cannot start")]
     Start(#[source] io::Error),
@@ -63,35 +39,6 @@ pub enum Failure {
     /// The socket answers with an error.
     #[error("the socket answers with an error")]
     Unwell(#[source] Box<tonic::Status>),
-}
-
-/// What the host has to offer before anything can start.
-#[derive(Debug, thiserror::Error)]
-pub enum Precondition {
-    /// A directory cannot be made.
-    #[error("cannot make {path}")]
-    Directory {
-        /// The directory.
-        path: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// `/proc` is not what it should be.
-    #[error("cannot read {path}")]
-    Proc {
-        /// The file.
-        path: &'static str,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// No cgroups.
-    #[error("cgroups")]
-    Cgroups(#[source] CgroupError),
-    /// No socket.
-    #[error("socket")]
-    Socket(#[source] ServerError),
 }
 
 /// Runs until SIGTERM or SIGINT. `reload` reads the configuration again, for SIGHUP.
@@ -116,7 +63,9 @@ async fn serve(
     let listeners = bind(&config).map_err(Failure::Precondition)?;
     let listen = config.listen.clone();
     let drain = Duration::from_secs(config.drain_seconds);
-    let node = Arc::new(build(config).map_err(Failure::Precondition)?);
+    let node = Arc::new(Node::build(config).await.map_err(Failure::Precondition)?);
+    // clients wait in the sockets' backlogs meanwhile: nobody is told of half the pods
+    node.pods.recover().await.map_err(Failure::Recover)?;
     let stop = CancellationToken::new();
     let cri = Cri::new(Arc::clone(&node));
     let services = Services { runtime: cri.clone(), image: cri.clone(), crio: Arc::new(cri) };
@@ -143,6 +92,7 @@ async fn serve(
     if let Err(error) = serving.await {
         log::error!("the server ended badly: {error}");
     }
+    node.images.shutdown().await;
     Ok(())
 }
 
@@ -157,26 +107,6 @@ fn bind(config: &Config) -> Result<Vec<Listener>, Precondition> {
         Err(error) => log::warn!("metrics will lack the labels of pods and containers: {}", chain(&error)),
     }
     Ok(listeners)
-}
-
-fn build(config: Config) -> Result<Node, Precondition> {
-    for path in [&config.root, &config.state] {
-        fs::create_dir_all(path)
-            .map_err(|source| Precondition::Directory { path: path.display().to_string(), source })?;
-    }
-    let mountinfo = read_proc("/proc/self/mountinfo")?;
-    // what systemd itself asks (sd_booted)
-    let systemd = Path::new("/run/systemd/system").is_dir();
-    let cgroups = Cgroups::detect(&mountinfo, config.cgroup_driver, systemd).map_err(Precondition::Cgroups)?;
-    let own = read_proc("/proc/self/cgroup")?;
-    let invocation = std::env::var("INVOCATION_ID").ok();
-    let _delegated = Delegated::enter(cgroups.layout(), &own, invocation.as_deref()).map_err(Precondition::Cgroups)?;
-    let kernel = Kernel::from_release(&read_proc("/proc/sys/kernel/osrelease")?);
-    Ok(Node { config, cgroups, kernel })
-}
-
-fn read_proc(path: &'static str) -> Result<String, Precondition> {
-    fs::read_to_string(path).map_err(|source| Precondition::Proc { path, source })
 }
 
 /// Asks our own socket for `Version`, through everything a client goes through.

@@ -5,7 +5,7 @@
 //!
 //! * [`config`]: what `/etc/nodeagent/runtime.toml` and the flags say
 //! * [`telemetry`], [`notify`]: journal and systemd
-//! * [`daemon`]: builds the application, serves, drains
+//! * [`daemon`]: serves until told to stop; [`node`]: what it serves, built from the configuration
 //! * [`server`]: the sockets and the dialects spoken on them
 //! * [`cri`]: protocol only: unpack, call the domain, pack
 //! * [`sandbox`]: one task per pod; the client of the pod's shim
@@ -17,18 +17,22 @@
 //! * [`events`]: what happened to containers, for those who listen
 
 pub mod cgroup;
+mod clock;
 pub mod config;
 pub mod container;
 pub mod content;
 pub mod cri;
 pub mod daemon;
 pub mod events;
+mod id;
 pub mod image;
 pub mod kernel;
 pub mod network;
+pub mod node;
 pub mod notify;
 pub mod sandbox;
 pub mod server;
 pub mod snapshot;
 pub mod state;
+mod sys;
 pub mod telemetry;

@@ -1,4 +1,4 @@
-//! Limits of a container, and how those of an update are laid over them.
+//! Limits of a container.
 
 use std::collections::BTreeMap;
 
@@ -33,26 +33,6 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// These limits with those of `update` laid over them: what it does not say stays.
-    #[must_use]
-    pub fn with(&self, update: &Resources) -> Resources {
-        let mut merged = self.clone();
-        let number = |old: u64, new: u64| if new == 0 { old } else { new };
-        let signed = |old: i64, new: i64| if new == 0 { old } else { new };
-        let text = |old: &str, new: &str| if new.is_empty() { old.to_owned() } else { new.to_owned() };
-        merged.cpu_shares = number(self.cpu_shares, update.cpu_shares);
-        merged.cpu_quota = signed(self.cpu_quota, update.cpu_quota);
-        merged.cpu_period = number(self.cpu_period, update.cpu_period);
-        merged.memory = signed(self.memory, update.memory);
-        merged.memory_and_swap = signed(self.memory_and_swap, update.memory_and_swap);
-        merged.cpuset_cpus = text(&self.cpuset_cpus, &update.cpuset_cpus);
-        merged.cpuset_mems = text(&self.cpuset_mems, &update.cpuset_mems);
-        merged.pids = number(self.pids, update.pids);
-        merged.hugepages.extend(update.hugepages.clone());
-        merged.unified.extend(update.unified.clone());
-        merged
-    }
-
     /// Refuses what no kernel would take, before anything is written.
     pub fn check(&self) -> Result<(), CgroupError> {
         let wrong = |what: &str, message: String| Err(CgroupError::Limit { what: what.to_owned(), message });
@@ -80,21 +60,6 @@ impl Resources {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_update_keeps_what_it_does_not_say() {
-        let old = Resources { cpu_shares: 100, memory: 1 << 20, cpuset_cpus: "0-1".into(), ..Resources::default() };
-        let new = old.with(&Resources { memory: 2 << 20, ..Resources::default() });
-        assert_eq!((new.cpu_shares, new.memory, new.cpuset_cpus.as_str()), (100, 2 << 20, "0-1"));
-    }
-
-    #[test]
-    fn unified_values_and_huge_pages_are_merged() {
-        let one = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
-        let old = Resources { unified: one("memory.low", "1"), ..Resources::default() };
-        let new = old.with(&Resources { unified: one("memory.high", "2"), ..Resources::default() });
-        assert_eq!(new.unified.len(), 2);
-    }
 
     #[test]
     fn impossible_limits_are_refused() {

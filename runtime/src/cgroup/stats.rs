@@ -38,6 +38,26 @@ impl Stats {
     }
 }
 
+impl Stats {
+    /// Adds what another cgroup used. Limits of several do not add up to one, so there is none.
+    pub fn add(&mut self, other: &Stats) {
+        self.cpu_nanos += other.cpu_nanos;
+        self.memory_usage += other.memory_usage;
+        self.memory_working_set += other.memory_working_set;
+        self.memory_rss += other.memory_rss;
+        self.page_faults += other.page_faults;
+        self.major_page_faults += other.major_page_faults;
+        self.processes += other.processes;
+        self.memory_limit = None;
+        self.swap_limit = None;
+        self.swap_usage = match (self.swap_usage, other.swap_usage) {
+            (None, other) => other,
+            (own, None) => own,
+            (Some(own), Some(other)) => Some(own + other),
+        };
+    }
+}
+
 /// Limits from here up mean "none" on v1, which rounds 2^63 down to whole pages.
 const V1_UNLIMITED: u64 = 1 << 62;
 

@@ -8,37 +8,45 @@ use nodeagent_cri_api::{
 };
 use tonic::{Request, Response, Status};
 
-use super::status::unimplemented;
-use super::{Batches, Cri};
+use super::{Batches, Cri, answer, images};
 
 #[tonic::async_trait]
 impl ImageService for Cri {
     type StreamImagesStream = Batches<StreamImagesResponse>;
 
-    async fn list_images(&self, _: Request<ListImagesRequest>) -> Result<Response<ListImagesResponse>, Status> {
-        Err(unimplemented("ListImages"))
+    async fn list_images(&self, request: Request<ListImagesRequest>) -> Result<Response<ListImagesResponse>, Status> {
+        answer("ListImages", images::list_images(self, request.into_inner())).await
     }
 
     async fn stream_images(
         &self,
-        _: Request<StreamImagesRequest>,
+        request: Request<StreamImagesRequest>,
     ) -> Result<Response<Self::StreamImagesStream>, Status> {
-        Err(unimplemented("StreamImages"))
+        answer("StreamImages", images::stream_images(self, request.into_inner())).await
     }
 
-    async fn image_status(&self, _: Request<ImageStatusRequest>) -> Result<Response<ImageStatusResponse>, Status> {
-        Err(unimplemented("ImageStatus"))
+    async fn image_status(
+        &self,
+        request: Request<ImageStatusRequest>,
+    ) -> Result<Response<ImageStatusResponse>, Status> {
+        answer("ImageStatus", images::image_status(self, request.into_inner())).await
     }
 
-    async fn pull_image(&self, _: Request<PullImageRequest>) -> Result<Response<PullImageResponse>, Status> {
-        Err(unimplemented("PullImage"))
+    async fn pull_image(&self, request: Request<PullImageRequest>) -> Result<Response<PullImageResponse>, Status> {
+        answer("PullImage", images::pull_image(self, request.into_inner())).await
     }
 
-    async fn remove_image(&self, _: Request<RemoveImageRequest>) -> Result<Response<RemoveImageResponse>, Status> {
-        Err(unimplemented("RemoveImage"))
+    async fn remove_image(
+        &self,
+        request: Request<RemoveImageRequest>,
+    ) -> Result<Response<RemoveImageResponse>, Status> {
+        answer("RemoveImage", images::remove_image(self, request.into_inner())).await
     }
 
-    async fn image_fs_info(&self, _: Request<ImageFsInfoRequest>) -> Result<Response<ImageFsInfoResponse>, Status> {
-        Err(unimplemented("ImageFsInfo"))
+    async fn image_fs_info(
+        &self,
+        request: Request<ImageFsInfoRequest>,
+    ) -> Result<Response<ImageFsInfoResponse>, Status> {
+        answer("ImageFsInfo", images::image_fs_info(self, request.into_inner())).await
     }
 }

@@ -1,0 +1,169 @@
+//! Making a container, and removing it. What fails half way is undone by the same steps that remove one.
+
+use std::fs;
+use std::sync::Arc;
+
+use nodeagent_cri_api::ContainerConfig;
+use nodeagent_shim::protocol::LaunchSpec;
+
+use super::spec::{self, Inputs};
+use super::update::limits;
+use super::{ContainerError, ContainerRecord, Phase, User};
+use crate::image::{Image, Rootfs};
+use crate::sandbox::{PodError, PodHandle, PodView, Shared, Shim};
+use crate::state::Kind;
+use crate::telemetry::chain;
+use crate::{clock, id};
+
+/// Makes a container in a pod and gives its id. The same request again gives the same container while it is not
+/// started; one of that name that is, or was asked for differently, is removed first.
+pub async fn create(environment: Shared, pod: PodHandle, config: ContainerConfig) -> Result<String, ContainerError> {
+    for named in pod.view().containers.iter().filter(|container| container.record.is_named(&config)) {
+        let record = &named.record;
+        if record.phase == Phase::Created && record.config == config {
+            return Ok(record.id.clone());
+        }
+        log::info!(id = record.id.as_str(); "removing a stale container that is asked for anew");
+        pod.remove(&record.id).await?;
+    }
+    let view = pod.view();
+    if !view.sandbox.ready() {
+        return Err(PodError::NotReady { id: view.sandbox.id.clone() }.into());
+    }
+    let name = config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
+    let image = environment.images.find(&name).ok_or(ContainerError::NoImage { image: name })?;
+    let record = plan(&environment, &view, config, &image)?;
+    let made = make(&environment, &view, record.clone(), &image).await;
+    let added = match made {
+        Ok((record, launch)) => pod.add(record, launch).await,
+        Err(error) => Err(error),
+    };
+    match added {
+        Ok(()) => Ok(record.id),
+        Err(error) => {
+            if let Err(undone) = erase(&environment, &record, None).await {
+                // the record is still there: the next start of the daemon tries again
+                log::error!(id = record.id.as_str(); "cannot undo a container: {}", chain(&undone));
+            }
+            Err(error)
+        }
+    }
+}
+
+fn plan(
+    environment: &Shared,
+    view: &PodView,
+    config: ContainerConfig,
+    image: &Image,
+) -> Result<ContainerRecord, ContainerError> {
+    let id = id::random().map_err(ContainerError::Id)?;
+    let cgroup = environment.cgroups.path_of(view.sandbox.cgroup_parent(), &id);
+    let cgroup = cgroup.map_err(|source| ContainerError::Cgroup { id: id.clone(), source })?;
+    let resources = config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
+    Ok(ContainerRecord {
+        id,
+        sandbox: view.sandbox.id.clone(),
+        created_at: clock::now(),
+        phase: Phase::Creating,
+        image_id: image.id.clone(),
+        image_ref: image.digests.first().unwrap_or(&image.id).clone(),
+        cgroup,
+        resources,
+        user: User::default(),
+        stop_signal: 0,
+        log_path: String::new(),
+        pid: 0,
+        started_at: 0,
+        exit: None,
+        config,
+    })
+}
+
+async fn make(
+    environment: &Shared,
+    view: &Arc<PodView>,
+    mut record: ContainerRecord,
+    image: &Arc<Image>,
+) -> Result<(ContainerRecord, LaunchSpec), ContainerError> {
+    save(environment, &record)?;
+    let prepared = environment.images.prepare(&image.id, &record.id).await;
+    let rootfs =
+        prepared.map_err(|source| ContainerError::Rootfs { id: record.id.clone(), source: Box::new(source) })?;
+    let (environment, view, image) = (Arc::clone(environment), Arc::clone(view), Arc::clone(image));
+    // looks at files of the image and of the host, which may be slow
+    let work = move || {
+        let launch = put_together(&environment, &view, &mut record, &image, &rootfs)?;
+        record.phase = Phase::Created;
+        let written = environment.store.write(Kind::Spec, &record.id, &launch);
+        written.map_err(|source| ContainerError::Record { id: record.id.clone(), source })?;
+        save(&environment, &record)?;
+        Ok((record, launch))
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|_| ContainerError::Stopping)?
+}
+
+fn put_together(
+    environment: &Shared,
+    view: &PodView,
+    record: &mut ContainerRecord,
+    image: &Image,
+    rootfs: &Rootfs,
+) -> Result<LaunchSpec, ContainerError> {
+    let mount_point = spec::mount_point(rootfs);
+    fs::create_dir_all(&mount_point).map_err(|source| ContainerError::Directory { path: mount_point, source })?;
+    let built = spec::build(&Inputs {
+        id: &record.id,
+        config: &record.config,
+        pod: &view.sandbox,
+        pod_dir: &environment.paths.pod(&view.sandbox.id),
+        image: &image.config,
+        rootfs,
+        cgroup: &record.cgroup,
+        cgroups: &environment.cgroups,
+        host: &environment.host,
+        target: target(view, &record.config),
+    })?;
+    let cgroups = &environment.cgroups;
+    let failed = |source| ContainerError::Cgroup { id: record.id.clone(), source };
+    cgroups.create(&record.cgroup).map_err(failed)?;
+    cgroups.apply(&record.cgroup, &limits(&record.resources, &environment.host)?).map_err(failed)?;
+    cgroups.restrict_devices(&record.cgroup, &built.device_rules).map_err(failed)?;
+    record.user = built.user;
+    record.stop_signal = built.stop_signal;
+    record.log_path = built.spec.log_path.clone().unwrap_or_default();
+    Ok(built.spec)
+}
+
+/// The running container whose PID namespace is to be shared.
+fn target(view: &PodView, config: &ContainerConfig) -> Option<String> {
+    let context = config.linux.as_ref()?.security_context.as_ref()?;
+    let wanted = &context.namespace_options.as_ref()?.target_id;
+    let running = view.containers.iter().filter(|container| container.record.phase == Phase::Running);
+    running.map(|container| container.record.id.clone()).find(|id| id == wanted)
+}
+
+fn save(environment: &Shared, record: &ContainerRecord) -> Result<(), ContainerError> {
+    let written = environment.store.write(Kind::Container, &record.id, record);
+    written.map_err(|source| ContainerError::Record { id: record.id.clone(), source })
+}
+
+/// Removes everything of a container that does not run: what the shim remembers, cgroup, files, records, in this
+/// order, so that what fails can be tried again. Again and again is fine.
+pub async fn erase(environment: &Shared, record: &ContainerRecord, shim: Option<&Shim>) -> Result<(), ContainerError> {
+    let id = &record.id;
+    if let Some(shim) = shim
+        && let Err(error) = shim.forget(id).await
+    {
+        // costs the shim some memory until its pod ends
+        log::warn!(id = id.as_str(); "{}", chain(&error));
+    }
+    let removed = environment.cgroups.remove(&record.cgroup).await;
+    removed.map_err(|source| ContainerError::Cgroup { id: id.clone(), source })?;
+    let released = environment.images.release(id).await;
+    released.map_err(|source| ContainerError::Rootfs { id: id.clone(), source: Box::new(source) })?;
+    for kind in [Kind::Spec, Kind::Container] {
+        let removed = environment.store.remove(kind, id);
+        removed.map_err(|source| ContainerError::Record { id: id.clone(), source })?;
+    }
+    Ok(())
+}

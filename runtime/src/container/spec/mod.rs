@@ -1,0 +1,169 @@
+//! From a container's configuration to a [`LaunchSpec`]: every decision is made here, the launcher makes none.
+
+mod devices;
+mod environment;
+mod error;
+mod layers;
+mod mounts;
+mod security;
+mod signal;
+mod user;
+
+use std::path::{Path, PathBuf};
+
+use nodeagent_cri_api::{ContainerConfig, LinuxContainerSecurityContext, NamespaceMode};
+use nodeagent_shim::protocol::{LaunchSpec, PidNamespace, Placement, ProcessSpec, Rootfs as LaunchRootfs};
+
+pub use error::SpecError;
+pub use signal::to_cri as to_cri_signal;
+
+use super::capabilities;
+use super::record::User;
+use crate::cgroup::{CgroupPath, Cgroups, DeviceRule};
+use crate::image::{ImageConfig, Rootfs};
+use crate::kernel::Kernel;
+use crate::sandbox::SandboxRecord;
+
+/// What containers are given by default, and what the host can give.
+#[derive(Debug, Clone)]
+pub struct HostFacts {
+    /// The daemon's own bounding set.
+    pub bounding: u64,
+    /// Capabilities of a container that asks for none.
+    pub capabilities: Vec<String>,
+    /// Resource limits: number, soft, hard.
+    pub rlimits: Vec<(u32, u64, u64)>,
+    /// Most processes in one container; 0 for no limit of its own.
+    pub pids_limit: u64,
+    /// What the kernel can do.
+    pub kernel: Kernel,
+}
+
+/// What a container is put together from.
+pub struct Inputs<'a> {
+    /// The container's id.
+    pub id: &'a str,
+    /// As it was asked for.
+    pub config: &'a ContainerConfig,
+    /// Its pod.
+    pub pod: &'a SandboxRecord,
+    /// Files of its pod.
+    pub pod_dir: &'a Path,
+    /// Defaults of its image.
+    pub image: &'a ImageConfig,
+    /// Its layers.
+    pub rootfs: &'a Rootfs,
+    /// Its cgroup.
+    pub cgroup: &'a CgroupPath,
+    /// The host's cgroups.
+    pub cgroups: &'a Cgroups,
+    /// The host.
+    pub host: &'a HostFacts,
+    /// The container named as target of its PID namespace, by its full id.
+    pub target: Option<String>,
+}
+
+impl Inputs<'_> {
+    fn context(&self) -> LinuxContainerSecurityContext {
+        let linux = self.config.linux.as_ref();
+        linux.and_then(|linux| linux.security_context.clone()).unwrap_or_default()
+    }
+}
+
+/// A container, put together.
+#[derive(Debug)]
+pub struct Built {
+    /// For the shim.
+    pub spec: LaunchSpec,
+    /// Who runs in it.
+    pub user: User,
+    /// Signal number of a polite stop.
+    pub stop_signal: i32,
+    /// What its cgroup lets it use.
+    pub device_rules: Vec<DeviceRule>,
+}
+
+/// Where the launcher mounts the root file system, in its own mount namespace.
+pub fn mount_point(rootfs: &Rootfs) -> PathBuf {
+    rootfs.container_dir.join("merged")
+}
+
+/// Puts a container together. Looks at the image's files and at mounts' sources on the host, hence blocks.
+pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
+    let context = inputs.context();
+    security::check(&context, inputs.pod)?;
+    let user = user::resolve(&context, inputs.image, inputs.rootfs)?;
+    let sets = capabilities::sets(security::requested(&context), &inputs.host.capabilities, inputs.host.bounding)?;
+    let devices = devices::resolve(inputs.config, context.privileged)?;
+    let resources = inputs.config.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+    let process = ProcessSpec {
+        args: environment::arguments(inputs.config, inputs.image)?,
+        env: environment::variables(inputs, &user),
+        cwd: environment::working_dir(inputs.config, inputs.image),
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups.clone(),
+        umask: None,
+        capabilities: sets,
+        no_new_privs: context.no_new_privs,
+        rlimits: inputs.host.rlimits.clone(),
+        oom_score_adj: resources.map(|resources| i32::try_from(resources.oom_score_adj).unwrap_or(0)),
+        seccomp: None,
+        selinux_label: None,
+        apparmor_profile: security::apparmor(&context)?,
+        terminal: inputs.config.tty,
+    };
+    let unrestricted = context.privileged;
+    let spec = LaunchSpec {
+        container: inputs.id.to_owned(),
+        rootfs: LaunchRootfs {
+            lower: inputs.rootfs.lower.iter().map(|path| text(path)).collect(),
+            upper: text(&inputs.rootfs.upper),
+            work: text(&inputs.rootfs.work),
+            target: text(&mount_point(inputs.rootfs)),
+            context: None,
+        },
+        mounts: mounts::all(inputs, context.privileged)?,
+        devices: devices.nodes,
+        masked_paths: if unrestricted { Vec::new() } else { context.masked_paths.clone() },
+        readonly_paths: if unrestricted { Vec::new() } else { context.readonly_paths.clone() },
+        readonly_rootfs: context.readonly_rootfs,
+        pid_namespace: pid_namespace(&context, inputs.target.clone())?,
+        // on v1 the view is made of bind mounts instead
+        new_cgroup_namespace: inputs.cgroups.version() == 2 && !context.privileged,
+        cgroups: inputs.cgroups.attach_dirs(inputs.cgroup),
+        placement: Placement::Attach,
+        process,
+        log_path: log_path(inputs.pod, inputs.config),
+        stdin: inputs.config.stdin,
+        stdin_once: inputs.config.stdin_once,
+    };
+    let stop_signal = signal::of(inputs.config, inputs.image);
+    Ok(Built { spec, user, stop_signal, device_rules: devices.rules })
+}
+
+fn pid_namespace(context: &LinuxContainerSecurityContext, target: Option<String>) -> Result<PidNamespace, SpecError> {
+    let options = context.namespace_options.clone().unwrap_or_default();
+    match (options.pid(), target) {
+        (NamespaceMode::Pod, _) => Ok(PidNamespace::Pod),
+        (NamespaceMode::Container, _) => Ok(PidNamespace::New),
+        (NamespaceMode::Node, _) => Ok(PidNamespace::Host),
+        (NamespaceMode::Target, Some(id)) => Ok(PidNamespace::Container(id)),
+        (NamespaceMode::Target, None) => {
+            Err(SpecError::Invalid("the PID namespace's target is not a running container of the pod".to_owned()))
+        }
+    }
+}
+
+/// The log's absolute path; none unless both halves are given.
+fn log_path(pod: &SandboxRecord, config: &ContainerConfig) -> Option<String> {
+    let directory = &pod.config.log_directory;
+    (!directory.is_empty() && !config.log_path.is_empty()).then(|| text(&Path::new(directory).join(&config.log_path)))
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,258 @@
+//! Whole launch specifications from whole configurations.
+
+use std::fs;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use nodeagent_cri_api::{
+    Capability, KeyValue, LinuxContainerConfig, LinuxContainerResources, LinuxPodSandboxConfig,
+    LinuxSandboxSecurityContext, Mount as AskedMount, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
+};
+use nodeagent_shim::protocol::Mount;
+
+use super::*;
+use crate::cgroup::{Driver, Hierarchy, Layout};
+use crate::sandbox::SandboxState;
+
+/// A pod, an image and a host; tests change what they are about.
+struct Fixture {
+    dir: tempfile::TempDir,
+    pod: SandboxRecord,
+    config: ContainerConfig,
+    image: ImageConfig,
+    cgroups: Cgroups,
+    target: Option<String>,
+}
+
+fn own_pid() -> NamespaceOption {
+    NamespaceOption { pid: NamespaceMode::Container.into(), ..NamespaceOption::default() }
+}
+
+fn fixture() -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("lower/etc")).unwrap();
+    fs::write(dir.path().join("lower/etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:33:33::/srv:/bin/sh\n").unwrap();
+    fs::create_dir(dir.path().join("upper")).unwrap();
+    let layout = Layout::V2 { root: "/sys/fs/cgroup".into() };
+    let cgroups = Cgroups::new(layout, Driver::Cgroupfs);
+    let metadata = PodSandboxMetadata { name: "pod".into(), ..PodSandboxMetadata::default() };
+    let context = LinuxSandboxSecurityContext { namespace_options: Some(own_pid()), ..Default::default() };
+    let pod = SandboxRecord {
+        id: "p1".into(),
+        created_at: 1,
+        state: SandboxState::Ready,
+        config: PodSandboxConfig {
+            metadata: Some(metadata),
+            log_directory: "/var/log/pods/p".into(),
+            linux: Some(LinuxPodSandboxConfig { security_context: Some(context), ..Default::default() }),
+            ..PodSandboxConfig::default()
+        },
+        runtime_handler: String::new(),
+        cgroup: cgroups.path_of("/pods", "p1").unwrap(),
+        made_parent: false,
+        shim_pid: 1,
+        netns: None,
+        network_owed: false,
+        ips: Vec::new(),
+    };
+    let security_context = LinuxContainerSecurityContext { namespace_options: Some(own_pid()), ..Default::default() };
+    let linux = LinuxContainerConfig { security_context: Some(security_context), ..Default::default() };
+    let config = ContainerConfig { linux: Some(linux), log_path: "c/0.log".into(), ..Default::default() };
+    let image = ImageConfig { entrypoint: vec!["/entry".into()], cmd: vec!["arg".into()], ..ImageConfig::default() };
+    Fixture { dir, pod, config, image, cgroups, target: None }
+}
+
+impl Fixture {
+    fn context(&mut self) -> &mut LinuxContainerSecurityContext {
+        self.config.linux.get_or_insert_default().security_context.get_or_insert_default()
+    }
+
+    fn build(&self) -> Result<Built, SpecError> {
+        let host = HostFacts {
+            bounding: (1 << 41) - 1,
+            capabilities: vec!["CHOWN".into(), "KILL".into()],
+            rlimits: vec![(7, 1024, 4096)],
+            pids_limit: 0,
+            kernel: Kernel { mount_setattr: true },
+        };
+        let rootfs = Rootfs {
+            lower: vec![self.dir.path().join("lower")],
+            upper: self.dir.path().join("upper"),
+            work: self.dir.path().join("work"),
+            container_dir: self.dir.path().to_owned(),
+        };
+        build(&Inputs {
+            id: "c1",
+            config: &self.config,
+            pod: &self.pod,
+            pod_dir: Path::new("/run/pods/p1"),
+            image: &self.image,
+            rootfs: &rootfs,
+            cgroup: &self.cgroups.path_of("/pods", "c1").unwrap(),
+            cgroups: &self.cgroups,
+            host: &host,
+            target: self.target.clone(),
+        })
+    }
+
+    fn spec(&self) -> LaunchSpec {
+        self.build().unwrap().spec
+    }
+
+    fn env(&self) -> Vec<String> {
+        let decode = |text: &String| String::from_utf8(STANDARD.decode(text).unwrap()).unwrap();
+        self.spec().process.env.iter().map(decode).collect()
+    }
+}
+
+fn texts(list: &[&str]) -> Vec<String> {
+    list.iter().map(|text| (*text).to_owned()).collect()
+}
+
+fn mount<'a>(spec: &'a LaunchSpec, target: &str) -> &'a Mount {
+    spec.mounts.iter().find(|mount| mount.target == target).unwrap_or_else(|| panic!("nothing on {target}"))
+}
+
+#[test]
+fn command_and_arguments_replace_those_of_the_image() {
+    let table: [(&[&str], &[&str], &[&str]); 4] = [
+        (&[], &[], &["/entry", "arg"]),
+        (&[], &["x", "y"], &["/entry", "x", "y"]),
+        (&["/own"], &[], &["/own"]),
+        (&["/own", "-a"], &["x"], &["/own", "-a", "x"]),
+    ];
+    for (command, args, expected) in table {
+        let mut fixture = fixture();
+        (fixture.config.command, fixture.config.args) = (texts(command), texts(args));
+        assert_eq!(fixture.spec().process.args, expected);
+    }
+}
+
+#[test]
+fn nothing_to_execute_is_an_error() {
+    let mut fixture = fixture();
+    fixture.image = ImageConfig::default();
+    assert!(matches!(fixture.build(), Err(SpecError::NoCommand)));
+}
+
+#[test]
+fn the_environment_is_laid_over_the_image_over_the_defaults() {
+    let mut fixture = fixture();
+    fixture.image.env = texts(&["PATH=/image", "A=image", "B=image"]);
+    let own = |key: &str, value: &str| KeyValue { key: key.into(), value: value.to_owned().into() };
+    fixture.config.envs = vec![own("B", "own"), own("C", "1=2")];
+    assert_eq!(fixture.env(), ["PATH=/image", "HOSTNAME=pod", "A=image", "B=own", "C=1=2", "HOME=/root"]);
+    fixture.config.tty = true;
+    fixture.config.envs.push(own("HOME", "/elsewhere"));
+    assert!(fixture.env().contains(&"TERM=xterm".to_owned()));
+    assert!(fixture.env().contains(&"HOME=/elsewhere".to_owned()));
+}
+
+#[test]
+fn user_and_home_come_from_the_image() {
+    let mut fixture = fixture();
+    fixture.image.user = "web".into();
+    let built = fixture.build().unwrap();
+    assert_eq!((built.spec.process.uid, built.spec.process.gid, built.user.groups), (33, 33, vec![33]));
+    assert!(fixture.env().contains(&"HOME=/srv".to_owned()));
+}
+
+#[test]
+fn the_working_directory_is_asked_for_or_that_of_the_image_or_the_root() {
+    let mut fixture = fixture();
+    assert_eq!(fixture.spec().process.cwd, "/");
+    fixture.image.working_dir = "/image".into();
+    assert_eq!(fixture.spec().process.cwd, "/image");
+    fixture.config.working_dir = "/own".into();
+    assert_eq!(fixture.spec().process.cwd, "/own");
+}
+
+#[test]
+fn default_mounts_come_first_and_can_be_replaced() {
+    let mut fixture = fixture();
+    let data = fixture.dir.path().canonicalize().unwrap();
+    let asked =
+        |target: &str| AskedMount { container_path: target.into(), host_path: text(&data), ..AskedMount::default() };
+    fixture.config.mounts = vec![asked("/a/b/c"), asked("/a"), asked("/dev/shm")];
+    let spec = fixture.spec();
+    assert_eq!(mount(&spec, "/dev/shm").source, text(&data));
+    assert_eq!(mount(&spec, "/etc/resolv.conf").source, "/run/pods/p1/resolv.conf");
+    assert_eq!(mount(&spec, "/sys/fs/cgroup").fstype, "cgroup2");
+    let order: Vec<&str> = spec.mounts.iter().map(|mount| mount.target.as_str()).collect();
+    let at = |target: &str| order.iter().position(|each| *each == target).unwrap();
+    assert!(at("/sys") < at("/sys/fs/cgroup") && at("/dev") < at("/dev/pts"));
+    assert!(at("/etc/hostname") < at("/a") && at("/a") < at("/a/b/c"));
+    assert!(!order.contains(&"/etc/hosts"));
+}
+
+#[test]
+fn a_privileged_container_is_not_fenced_in() {
+    let mut fixture = fixture();
+    let context = fixture.context();
+    context.masked_paths = texts(&["/proc/kcore"]);
+    context.readonly_paths = texts(&["/proc/sys"]);
+    let spec = fixture.spec();
+    assert_eq!((spec.masked_paths.len(), spec.readonly_paths.len()), (1, 1));
+    let readonly = nix::mount::MsFlags::MS_RDONLY.bits();
+    assert_ne!(mount(&spec, "/sys").flags & readonly, 0);
+    assert!(spec.new_cgroup_namespace);
+    fixture.context().privileged = true;
+    let spec = fixture.spec();
+    assert_eq!((spec.masked_paths.len(), spec.readonly_paths.len()), (0, 0));
+    assert_eq!(mount(&spec, "/sys").flags & readonly, 0);
+    assert_eq!(spec.process.capabilities.bounding, (1 << 41) - 1);
+}
+
+#[test]
+fn capabilities_start_from_the_configured_defaults() {
+    let mut fixture = fixture();
+    let add = Capability { add_capabilities: texts(&["NET_ADMIN"]), ..Capability::default() };
+    fixture.context().capabilities = Some(add);
+    assert_eq!(fixture.spec().process.capabilities.effective, 1 | 1 << 5 | 1 << 12);
+}
+
+#[test]
+fn pid_namespaces_are_own_shared_or_joined() {
+    let mut fixture = fixture();
+    let mut with = |mode: NamespaceMode, pod: NamespaceMode, target: Option<&str>| {
+        fixture.target = target.map(str::to_owned);
+        fixture.context().namespace_options = Some(NamespaceOption { pid: mode.into(), ..Default::default() });
+        let options = NamespaceOption { pid: pod.into(), ..Default::default() };
+        let linux = fixture.pod.config.linux.as_mut().unwrap();
+        linux.security_context.as_mut().unwrap().namespace_options = Some(options);
+        fixture.build().map(|built| built.spec.pid_namespace).map_err(|error| error.to_string())
+    };
+    assert_eq!(with(NamespaceMode::Container, NamespaceMode::Container, None), Ok(PidNamespace::New));
+    assert_eq!(with(NamespaceMode::Pod, NamespaceMode::Pod, None), Ok(PidNamespace::Pod));
+    assert_eq!(with(NamespaceMode::Node, NamespaceMode::Container, None), Ok(PidNamespace::Host));
+    let joined = with(NamespaceMode::Target, NamespaceMode::Container, Some("c0"));
+    assert_eq!(joined, Ok(PidNamespace::Container("c0".into())));
+    assert!(with(NamespaceMode::Target, NamespaceMode::Container, None).unwrap_err().contains("target"));
+    assert!(with(NamespaceMode::Pod, NamespaceMode::Container, None).unwrap_err().contains("none to share"));
+}
+
+#[test]
+fn v1_shows_the_containers_own_directories() {
+    let mut fixture = fixture();
+    let memory = Hierarchy { mountpoint: "/sys/fs/cgroup/memory".into(), controllers: texts(&["memory"]) };
+    fixture.cgroups = Cgroups::new(Layout::V1 { hierarchies: vec![memory] }, Driver::Cgroupfs);
+    let spec = fixture.spec();
+    assert_eq!(spec.cgroups, ["/sys/fs/cgroup/memory/pods/crio-c1"]);
+    let view = mount(&spec, "/sys/fs/cgroup/memory");
+    assert_eq!((view.source.as_str(), view.readonly), ("/sys/fs/cgroup/memory/pods/crio-c1", true));
+    assert_eq!(mount(&spec, "/sys/fs/cgroup").fstype, "tmpfs");
+    assert!(!spec.new_cgroup_namespace);
+}
+
+#[test]
+fn log_score_and_limits_are_handed_on() {
+    let mut fixture = fixture();
+    let resources = LinuxContainerResources { oom_score_adj: -997, ..Default::default() };
+    fixture.config.linux.as_mut().unwrap().resources = Some(resources);
+    let spec = fixture.spec();
+    assert_eq!(spec.log_path.as_deref(), Some("/var/log/pods/p/c/0.log"));
+    assert_eq!(spec.process.oom_score_adj, Some(-997));
+    assert_eq!(spec.process.rlimits, [(7, 1024, 4096)]);
+    fixture.config.log_path.clear();
+    assert_eq!(fixture.spec().log_path, None);
+}

@@ -1,0 +1,104 @@
+//! What is known of a pod.
+
+use std::net::IpAddr;
+
+use nodeagent_cri_api::{NamespaceMode, NamespaceOption, PodSandboxConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::CgroupPath;
+use crate::state::as_base64;
+
+/// Where a pod is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SandboxState {
+    /// Being made; nobody was told its id yet, so a new daemon undoes it.
+    Creating,
+    /// Has its network, takes containers.
+    Ready,
+    /// Stopped, or its supervisor is gone.
+    NotReady,
+}
+
+/// What kubelet means by "the same pod".
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    namespace: String,
+    name: String,
+    uid: String,
+    attempt: u32,
+}
+
+impl Key {
+    /// None when the configuration has no metadata.
+    pub fn of(config: &PodSandboxConfig) -> Option<Self> {
+        let metadata = config.metadata.as_ref()?;
+        Some(Key {
+            namespace: metadata.namespace.clone(),
+            name: metadata.name.clone(),
+            uid: metadata.uid.clone(),
+            attempt: metadata.attempt,
+        })
+    }
+}
+
+/// What is known of a pod, in memory and on disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SandboxRecord {
+    /// 64 lower-case hex digits.
+    pub id: String,
+    /// Nanoseconds since the epoch.
+    pub created_at: i64,
+    /// Where it is in its life.
+    pub state: SandboxState,
+    /// As it was asked for.
+    #[serde(with = "as_base64")]
+    pub config: PodSandboxConfig,
+    /// As it was asked for.
+    pub runtime_handler: String,
+    /// Its own, empty cgroup; containers are its siblings.
+    pub cgroup: CgroupPath,
+    /// The parent did not exist before this pod.
+    #[serde(default)]
+    pub made_parent: bool,
+    /// The supervisor's process.
+    #[serde(default)]
+    pub shim_pid: i32,
+    /// Where the network namespace is bound; none on the host's network.
+    #[serde(default)]
+    pub netns: Option<String>,
+    /// The network was, or may have been, attached: its removal is owed.
+    #[serde(default)]
+    pub network_owed: bool,
+    /// Addresses, the primary one first.
+    #[serde(default)]
+    pub ips: Vec<IpAddr>,
+}
+
+impl SandboxRecord {
+    /// The namespaces asked for; what is not said is the protocol's zero value, `POD`.
+    pub fn namespaces(&self) -> NamespaceOption {
+        namespaces(&self.config)
+    }
+
+    /// Whether the pod uses the host's network.
+    pub fn host_network(&self) -> bool {
+        self.namespaces().network() == NamespaceMode::Node
+    }
+
+    /// Where its containers' cgroups go.
+    pub fn cgroup_parent(&self) -> &str {
+        self.config.linux.as_ref().map_or("", |linux| linux.cgroup_parent.as_str())
+    }
+
+    /// Whether containers may be made in it.
+    pub fn ready(&self) -> bool {
+        self.state == SandboxState::Ready
+    }
+}
+
+/// The namespaces a configuration asks for.
+pub fn namespaces(config: &PodSandboxConfig) -> NamespaceOption {
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    context.and_then(|context| context.namespace_options.clone()).unwrap_or_default()
+}

@@ -1,0 +1,104 @@
+//! The end of a pod. Every step can be done again, and finds it fine when there is nothing to do.
+
+use std::time::Duration;
+
+use super::{PodError, SandboxRecord, Shared, Shim, files};
+use crate::cgroup::CgroupPath;
+use crate::state::Kind;
+use crate::telemetry::chain;
+
+/// How long a shim may take to end after it said that it would.
+const EXIT: Duration = Duration::from_secs(2);
+
+/// Kills what runs in the pod: by its supervisor, and where that does not do it, by the cgroups of its containers.
+pub(super) async fn kill(environment: &Shared, record: &SandboxRecord, shim: Option<&Shim>, cgroups: &[CgroupPath]) {
+    if let Some(shim) = shim {
+        match shim.stop_pod().await {
+            Ok(()) => return,
+            Err(error) => {
+                log::warn!(id = record.id.as_str(); "stepping over the shim: {}", chain(&error));
+            }
+        }
+    }
+    for cgroup in cgroups {
+        if let Err(error) = environment.cgroups.kill(cgroup).await {
+            log::error!(id = record.id.as_str(); "{}", chain(&error));
+        }
+    }
+}
+
+/// Takes the network down and lets go of its namespace.
+pub(super) async fn disconnect(environment: &Shared, record: &SandboxRecord) -> Result<(), PodError> {
+    if record.network_owed {
+        let detached = environment.network.detach(record).await;
+        detached.map_err(|source| PodError::Network { action: "take down", id: record.id.clone(), source })?;
+    }
+    if record.netns.is_none() {
+        return Ok(());
+    }
+    let (names, id) = (environment.paths.netns.clone(), record.id.clone());
+    blocking(move || names.remove(&id).map_err(|source| PodError::Netns { id, source })).await
+}
+
+/// Removes everything of a pod whose containers are gone: processes, network, files, cgroup, record, in this order, so
+/// that what fails can be tried again by whoever finds the record.
+pub(super) async fn erase(environment: &Shared, record: &SandboxRecord, shim: Option<Shim>) -> Result<(), PodError> {
+    let socket = environment.paths.socket(&record.id);
+    let shim = match shim {
+        Some(shim) => Some(shim),
+        None => Shim::connect(&socket, &record.id).await.ok().map(|(shim, _)| shim),
+    };
+    kill(environment, record, shim.as_ref(), &[]).await;
+    disconnect(environment, record).await?;
+    if let Some(shim) = shim
+        && let Err(error) = end(shim, &socket, &record.id).await
+    {
+        log::warn!(id = record.id.as_str(); "the shim does not end: {error}");
+    }
+    let (files_dir, socket_path) = (environment.paths.pod(&record.id), socket);
+    blocking(move || {
+        files::remove(&files_dir)?;
+        remove_socket(socket_path)
+    })
+    .await?;
+    let removed = environment.cgroups.remove(&record.cgroup).await;
+    removed.map_err(|source| PodError::Cgroup { id: record.id.clone(), source })?;
+    if record.made_parent {
+        environment.cgroups.remove_empty_parent(record.cgroup.parent());
+    }
+    let removed = environment.store.remove(Kind::Pod, &record.id);
+    removed.map_err(|source| PodError::Record { id: record.id.clone(), source })
+}
+
+/// Asks the shim to end and sees to it that it does.
+async fn end(shim: Shim, socket: &std::path::Path, id: &str) -> Result<(), super::ShimError> {
+    let pid = shim.pid();
+    let asked = shim.exit().await;
+    if asked.is_ok() && tokio::time::timeout(EXIT, shim.closed()).await.is_ok() {
+        return Ok(());
+    }
+    // a live connection to its socket proves that the process id is still its own
+    if let Ok((again, _)) = Shim::connect(socket, id).await
+        && again.pid() == pid
+    {
+        log::warn!(id = id, pid = pid; "killing a shim that does not end");
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        return Ok(());
+    }
+    asked
+}
+
+fn remove_socket(path: std::path::PathBuf) -> Result<(), PodError> {
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(PodError::File { action: "remove", path, source })
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PodError> + Send + 'static,
+) -> Result<T, PodError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| PodError::Stopping)?
+}
