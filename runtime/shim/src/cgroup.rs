@@ -2,8 +2,8 @@
 //!
 //! The daemon makes and removes them. One directory on v2, one per controller on v1, all naming the container.
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use std::os::fd::OwnedFd;
@@ -19,7 +19,25 @@ const MAX_DEPTH: usize = 16;
 /// The directories of one container or one exec.
 #[derive(Debug, Clone, Default)]
 pub struct Cgroup {
-    directories: Vec<PathBuf>,
+    directories: Vec<Directory>,
+}
+
+#[derive(Debug, Clone)]
+struct Directory {
+    path: PathBuf,
+    v2: bool,
+}
+
+impl Directory {
+    fn new(path: PathBuf) -> Self {
+        let v2 = statfs(&path).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC);
+        Self { path, v2 }
+    }
+
+    /// Whether it is one of the v1 hierarchies of that name.
+    fn of(&self, hierarchy: &str) -> bool {
+        !self.v2 && self.path.components().any(|part| part.as_os_str() == hierarchy)
+    }
 }
 
 impl Cgroup {
@@ -33,30 +51,32 @@ impl Cgroup {
                 return Err(format!("cgroup {directory}: not an absolute path whose last component names {id}"));
             }
         }
-        Ok(Self { directories: directories.iter().map(PathBuf::from).collect() })
+        Ok(Self { directories: directories.iter().map(|path| Directory::new(path.into())).collect() })
     }
 
     /// The directories, as given.
-    pub fn directories(&self) -> &[PathBuf] {
-        &self.directories
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.directories.iter().map(|directory| directory.path.clone()).collect()
     }
 
     /// Where that is one v2 cgroup: its directory, for a process to be born into.
     pub fn birthplace(&self) -> Option<OwnedFd> {
-        let [only] = self.directories.as_slice() else { return None };
-        let v2 = statfs(only).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC);
-        v2.then(|| open_path(only.to_str()?).ok())?
+        match self.directories.as_slice() {
+            [only] if only.v2 => open_path(only.path.to_str()?).ok(),
+            _ => None,
+        }
     }
 
     /// Kills every process in there. True when none is left.
     pub fn kill(&self) -> bool {
         let mut empty = true;
         for directory in &self.directories {
-            // 5.14 on v2: atomic, and reaches what is below
-            if fs::write(directory.join("cgroup.kill"), "1").is_ok() {
-                empty &= !populated(directory);
+            // 5.14: atomic, and reaches what is below
+            let kill = OpenOptions::new().write(true).open(directory.path.join("cgroup.kill"));
+            if directory.v2 && kill.and_then(|mut file| file.write_all(b"1")).is_ok() {
+                empty &= !populated(&directory.path);
             } else {
-                empty &= signal_tree(directory, libc::SIGKILL, 0);
+                empty &= signal_tree(&directory.path, libc::SIGKILL, 0);
             }
         }
         empty
@@ -66,43 +86,44 @@ impl Cgroup {
     pub fn signal(&self, signal: i32) {
         // every process is in each of the hierarchies
         if let Some(directory) = self.directories.first() {
-            signal_tree(directory, signal, 0);
+            signal_tree(&directory.path, signal, 0);
         }
     }
 
     /// Whether the kernel killed a process in there for want of memory.
     pub fn oom_killed(&self) -> bool {
-        ["memory.events", "memory.oom_control"].iter().any(|name| {
-            self.directories.iter().any(|directory| {
-                fs::read_to_string(directory.join(name)).is_ok_and(|text| {
-                    ["oom_kill", "oom_group_kill"].iter().any(|key| field(&text, key).is_some_and(|n| n > 0))
-                })
-            })
+        self.directories.iter().filter(|directory| directory.v2 || directory.of("memory")).any(|directory| {
+            let file = if directory.v2 { "memory.events" } else { "memory.oom_control" };
+            fs::read_to_string(directory.path.join(file)).is_ok_and(|text| counts_oom_kills(&text))
         })
     }
 
     /// Makes a cgroup below, to tell the processes of an exec from the others: on v2 that, on v1 one in a hierarchy
     /// where a new directory changes nothing for those in it. None where neither is.
     pub fn make_below(&self, name: &str) -> io::Result<Option<(Vec<PathBuf>, Self)>> {
-        let harmless = |directory: &&PathBuf| {
-            directory.join("cgroup.controllers").exists()
-                || ["freezer", "pids", "systemd"].iter().any(|h| directory.components().any(|c| c.as_os_str() == *h))
+        let harmless = |directory: &&Directory| {
+            directory.v2 || ["freezer", "pids", "systemd"].iter().any(|hierarchy| directory.of(hierarchy))
         };
         let Some(chosen) = self.directories.iter().find(harmless) else { return Ok(None) };
-        let below = chosen.join(name);
+        let below = chosen.path.join(name);
         fs::create_dir(&below)?;
-        let replaced = |d: &PathBuf| if d == chosen { below.clone() } else { d.clone() };
-        let all = self.directories.iter().map(replaced).collect();
-        Ok(Some((all, Self { directories: vec![below] })))
+        let replaced = |path: PathBuf| if path == chosen.path { below.clone() } else { path };
+        let all = self.paths().into_iter().map(replaced).collect();
+        Ok(Some((all, Self { directories: vec![Directory { path: below, v2: chosen.v2 }] })))
     }
 
     /// Removes a cgroup made by [`Self::make_below`]; false while something is in it.
     pub fn remove(&self) -> bool {
-        self.directories.iter().all(|directory| match fs::remove_dir(directory) {
+        self.directories.iter().all(|directory| match fs::remove_dir(&directory.path) {
             Ok(()) => true,
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         })
     }
+}
+
+/// Whether the text of `memory.events` or `memory.oom_control` tells of a process killed.
+fn counts_oom_kills(text: &str) -> bool {
+    ["oom_kill", "oom_group_kill"].iter().any(|key| field(text, key).is_some_and(|count| count > 0))
 }
 
 /// The number after `key` in lines of `key number`.
@@ -168,18 +189,14 @@ mod tests {
 
     #[test]
     fn oom_kills_are_read_from_both_versions() {
-        for (name, text, expected) in [
-            ("memory.events", "low 0\noom 1\noom_kill 1\noom_group_kill 0\n", true),
-            ("memory.events", "low 0\noom 7\noom_kill 0\n", false),
-            ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n", true),
-            ("memory.oom_control", "oom_kill_disable 1\nunder_oom 1\noom_kill 0\n", false),
+        for (text, expected) in [
+            ("low 0\noom 1\noom_kill 1\noom_group_kill 0\n", true),
+            ("low 0\noom 7\noom_kill 0\n", false),
+            ("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n", true),
+            ("oom_kill_disable 1\nunder_oom 1\noom_kill 0\n", false),
+            ("", false),
         ] {
-            let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("crio-abc");
-            fs::create_dir(&path).unwrap();
-            fs::write(path.join(name), text).unwrap();
-            let cgroup = Cgroup::new(&[path.to_str().unwrap().into()], "abc").unwrap();
-            assert_eq!(cgroup.oom_killed(), expected, "{name}: {text}");
+            assert_eq!(counts_oom_kills(text), expected, "{text}");
         }
     }
 }

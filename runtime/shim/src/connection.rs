@@ -17,7 +17,7 @@ use crate::server::{read_into, write_from};
 const MAX_UNSENT: usize = 2 * MAX_FRAME;
 
 /// Read in one turn of the loop.
-const READ_TURN: usize = 256 << 10;
+const READ_TURN: u64 = 256 << 10;
 
 /// A frame that came.
 #[derive(Debug)]

@@ -15,6 +15,9 @@ use crate::sys::Ended;
 /// How long the killed get to disappear after the first process has.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// A killed process that has not ended after that long hangs.
+const HANGS: Duration = Duration::from_millis(50);
+
 /// Where a container is in its life.
 ///
 /// ```text
@@ -44,6 +47,8 @@ pub struct Container {
     pub cgroup: Cgroup,
     /// Score for further processes that come without one.
     pub oom_score_adj: Option<i32>,
+    /// Its first process is process 1 of a namespace: with it the kernel has ended all others.
+    pub alone: bool,
     phase: Phase,
     pid: i32,
     output: Output,
@@ -51,6 +56,8 @@ pub struct Container {
     stdin: Option<OwnedFd>,
     starter: Option<Caller>,
     killers: Vec<Caller>,
+    /// When that was asked for first.
+    killed: Option<Instant>,
 }
 
 impl Container {
@@ -70,12 +77,14 @@ impl Container {
             state,
             cgroup,
             oom_score_adj: None,
+            alone: false,
             pid: launcher.pid,
             phase: Phase::Launching { launcher, held },
             output,
             stdin: None,
             starter: None,
             killers: Vec::new(),
+            killed: None,
         }
     }
 
@@ -104,9 +113,13 @@ impl Container {
         matches!(self.phase, Phase::Exited)
     }
 
-    /// Whether something has to be tried again in a moment.
-    pub fn impatient(&self) -> bool {
-        matches!(self.phase, Phase::Ending { .. }) || (!self.killers.is_empty() && !self.exited())
+    /// Since when something is being tried again and again, if so.
+    pub fn waiting(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Ending { since, .. } => Some(*since),
+            Phase::Launching { .. } | Phase::Running => self.killed,
+            Phase::Exited => None,
+        }
     }
 
     /// Lets its launcher go on. False when it is not held.
@@ -164,15 +177,19 @@ impl Container {
             return;
         }
         self.killers.extend(caller);
+        self.killed.get_or_insert_with(Instant::now);
         self.kill_once();
     }
 
-    fn kill_once(&self) -> bool {
+    fn kill_once(&self) {
         if let Some(pid) = self.process() {
             // one that died this instant is a zombie: no error, and if it were, nothing to be done
             let _ = crate::sys::send_signal(pid, libc::SIGKILL);
         }
-        self.cgroup.kill()
+        // with process 1 of a namespace all go, unless it hangs in the kernel
+        if !self.alone || self.killed.is_some_and(|since| since.elapsed() > HANGS) {
+            self.cgroup.kill();
+        }
     }
 
     /// Its first process has ended.
@@ -198,10 +215,10 @@ impl Container {
     pub fn advance(&mut self, context: &mut Context<'_>) {
         match &self.phase {
             // what hangs in the kernel for longer is no reason to keep the end of the container a secret
-            Phase::Ending { since, .. } if self.cgroup.kill() || since.elapsed() > PATIENCE => self.finish(context),
-            Phase::Launching { .. } | Phase::Running if !self.killers.is_empty() => {
-                self.kill_once();
+            Phase::Ending { since, .. } if self.alone || self.cgroup.kill() || since.elapsed() > PATIENCE => {
+                self.finish(context)
             }
+            Phase::Launching { .. } | Phase::Running if self.killed.is_some() => self.kill_once(),
             _ => {}
         }
     }

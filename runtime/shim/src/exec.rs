@@ -29,7 +29,8 @@ pub struct Exec {
     caller: Caller,
     deadline: Option<Instant>,
     timed_out: bool,
-    abandoned: bool,
+    /// When it was killed first, for being late or with the pod.
+    killed: Option<Instant>,
     /// A cgroup of its own, so that all it started can be told from the rest.
     pub cgroup: Option<Cgroup>,
     end: Option<(Result<i32, Failure>, Instant)>,
@@ -49,7 +50,7 @@ impl Exec {
             caller,
             deadline,
             timed_out: false,
-            abandoned: false,
+            killed: None,
             cgroup: None,
             end: None,
         }
@@ -60,9 +61,9 @@ impl Exec {
         self.deadline
     }
 
-    /// Whether something has to be tried again in a moment.
-    pub fn impatient(&self) -> bool {
-        self.end.is_some() || self.timed_out || self.abandoned
+    /// Since when something is being tried again and again, if so.
+    pub fn waiting(&self) -> Option<Instant> {
+        self.killed
     }
 
     /// Hears its launcher.
@@ -92,7 +93,7 @@ impl Exec {
 
     /// Kills it because the pod is being stopped.
     pub fn abandon(&mut self) {
-        self.abandoned = true;
+        self.killed.get_or_insert_with(Instant::now);
         self.kill();
     }
 
@@ -112,11 +113,12 @@ impl Exec {
 
     /// Goes on with what waits for time to pass. True when it is over and has been answered.
     pub fn advance(&mut self, context: &mut Context<'_>) -> bool {
-        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        if self.end.is_none() && self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             self.deadline = None;
-            self.timed_out = self.end.is_none();
+            self.timed_out = true;
+            self.killed.get_or_insert_with(Instant::now);
         }
-        let killed = !(self.timed_out || self.abandoned) || self.kill();
+        let killed = self.killed.is_none() || self.kill();
         let Some((_, since)) = &self.end else { return false };
         if !killed && since.elapsed() < PATIENCE {
             return false;

@@ -17,8 +17,11 @@ mod start;
 
 use self::shared_pid::Reaper;
 
-/// Pause between two looks at what should be gone any moment.
-const RETRY: Duration = Duration::from_millis(2);
+/// Shortest pause between two looks at what should be gone any moment.
+const RETRY_MIN: Duration = Duration::from_millis(2);
+
+/// Longest pause between two such looks.
+const RETRY_MAX: Duration = Duration::from_millis(250);
 
 /// Who asked: a connection and the number of the request on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -311,10 +314,13 @@ impl Pod {
 
     /// How long the loop may wait, in milliseconds; for ever when nothing is due.
     pub fn timeout(&self) -> Option<u16> {
-        let retry = self.containers.iter().any(Container::impatient) || self.execs.iter().any(Exec::impatient);
+        let since = self.containers.iter().filter_map(Container::waiting);
+        let since = since.chain(self.execs.iter().filter_map(Exec::waiting)).max();
+        // often at first, for what takes a moment; rarely for what hangs
+        let retry = since.map(|since| (since.elapsed() / 4).clamp(RETRY_MIN, RETRY_MAX));
         let due = self.execs.iter().filter_map(Exec::deadline).min();
-        let wait = due.map(|due| due.saturating_duration_since(Instant::now()));
-        let wait = if retry { Some(wait.map_or(RETRY, |wait| wait.min(RETRY))) } else { wait };
+        let due = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let wait = retry.into_iter().chain(due).min();
         // rounded up, or the last millisecond would be spent in circles
         wait.map(|wait| u16::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u16::MAX))
     }

@@ -4,6 +4,11 @@
 //! unasked. Shims outlive daemons and are met by newer ones after an update, so this protocol only ever grows:
 //! new fields are optional with a default, unknown fields are ignored, an unknown request is answered with
 //! [`ErrorKind::Unsupported`]. Transcripts of each release are replayed in tests.
+//!
+//! What comes in which order: [`Answer::Started`] before the [`Event::Exited`] of that container; of a container that
+//! could not be started first its `Exited` (with exit code and message), then the error that answers the start. When
+//! `Exited` is sent, no process of the container is left, its log is complete and its OOM kills have been counted: its
+//! cgroups can be removed. Events go to all connections that have said hello.
 
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +47,8 @@ pub struct Request {
 pub enum Call {
     /// Makes the pod's namespaces; once, before any container.
     Setup(PodSetup),
-    /// Launches a container. The reply comes when its program has been executed or has failed to be.
+    /// Launches a container. The reply comes when its program has been executed or has failed to be: then with
+    /// [`ErrorKind::CannotExecute`] and exit code 127 or 126 in its state, or with another kind and exit code 128.
     Start(Box<LaunchSpec>),
     /// Lets a launcher go on that was held by [`Placement::Wait`].
     Continue {
@@ -55,11 +61,12 @@ pub enum Call {
         container: String,
         /// Signal number.
         signal: i32,
-        /// Every process of the container (for `SIGKILL`: until none is left).
+        /// Every process of the container; `SIGKILL` is answered when none is left, and at once when there was none.
         #[serde(default)]
         all: bool,
     },
-    /// Runs a program in a running container and collects its output.
+    /// Runs a program in a running container and collects its output. What it started and left behind stays; the
+    /// cgroup `exec-<n>` made for it below one of the container's is removed when it is empty.
     Exec(Box<ExecSpec>),
     /// Opens the container's log file anew; answered when the new file exists.
     ReopenLog {
@@ -73,7 +80,8 @@ pub enum Call {
         /// The container.
         container: String,
     },
-    /// Kills what still runs and leaves the pod's namespaces, so that the network can be taken down.
+    /// Kills what still runs and leaves the pod's network namespace, so that it can be taken down. Answered when
+    /// nothing is left; afterwards nothing can be started.
     StopPod,
     /// Ends the shim. Refused while a container runs.
     Exit,
@@ -123,8 +131,8 @@ pub struct LaunchSpec {
     pub pid_namespace: PidNamespace,
     /// A cgroup namespace of its own (v2 only has a view worth hiding).
     pub new_cgroup_namespace: bool,
-    /// Host's IPC/net/UTS are inherited from the shim; nothing to say here.
-    /// Absolute `cgroup.procs` directories to attach to: one for v2, one per controller for v1.
+    /// Absolute paths of the cgroups to attach to: one for v2, one per controller for v1. The last component of each
+    /// must contain [`Self::container`]: all that is in them is killed with the container.
     pub cgroups: Vec<String>,
     /// Who puts the process into its cgroup.
     pub placement: Placement,
@@ -142,7 +150,7 @@ pub struct LaunchSpec {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Placement {
-    /// The launcher itself, first thing.
+    /// The launcher itself, first thing; or it is born there, where that is one cgroup of v2.
     #[default]
     Attach,
     /// The daemon, over D-Bus: the launcher waits for [`Call::Continue`] after [`Event::Launched`].

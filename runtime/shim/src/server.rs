@@ -195,22 +195,15 @@ impl Server {
 }
 
 /// Reads what is there, at most `limit` bytes, onto `buffer`. False at the end of the stream.
-pub fn read_into(mut stream: &UnixStream, buffer: &mut Vec<u8>, limit: usize) -> io::Result<bool> {
-    let mut chunk = [0; 8 << 10];
-    let mut total = 0;
-    while total < limit {
-        match stream.read(&mut chunk) {
-            Ok(0) => return Ok(false),
-            Ok(n) => {
-                buffer.extend_from_slice(&chunk[..n]);
-                total += n;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
-        }
+pub fn read_into(stream: &UnixStream, buffer: &mut Vec<u8>, limit: u64) -> io::Result<bool> {
+    let before = buffer.len();
+    match stream.take(limit).read_to_end(buffer) {
+        // all that may be read in one turn, or the end
+        Ok(_) => Ok(u64::try_from(buffer.len() - before).is_ok_and(|read| read == limit)),
+        // what came before is in the buffer
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        Err(error) => Err(error),
     }
-    Ok(true)
 }
 
 /// Writes what the other side takes; returns how much.

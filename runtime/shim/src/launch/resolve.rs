@@ -141,3 +141,106 @@ pub fn by_descriptor<Fd: AsFd>(fd: Fd) -> String {
     use std::os::fd::AsRawFd;
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, symlink};
+    use std::path::Path;
+
+    use super::*;
+
+    use crate::io::open_path;
+
+    fn root(path: &Path) -> Root {
+        Root::new(open_path(path.to_str().unwrap()).unwrap())
+    }
+
+    fn identity(fd: &OwnedFd) -> (u64, u64) {
+        let found = fstat(fd).unwrap();
+        (found.st_dev, found.st_ino)
+    }
+
+    fn of(path: &Path) -> (u64, u64) {
+        let found = fs::metadata(path).unwrap();
+        (found.dev(), found.ino())
+    }
+
+    /// What both ways of opening must agree on: the path in the container, what it stands for.
+    const CASES: [(&str, &str); 12] = [
+        ("/", ""),
+        ("", ""),
+        ("/..", ""),
+        ("/../../a", "a"),
+        ("a/b", "a/b"),
+        ("/a/./b//", "a/b"),
+        ("/a/../a/b/..", "a"),
+        ("/absolute", "a"),
+        ("/absolute/b", "a/b"),
+        ("/climbing/b", "a/b"),
+        ("/chain/b/../b", "a/b"),
+        ("/a/up", ""),
+    ];
+
+    fn tree() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        symlink("/a", dir.path().join("absolute")).unwrap();
+        symlink("../../../../../a", dir.path().join("climbing")).unwrap();
+        symlink("climbing", dir.path().join("chain")).unwrap();
+        symlink("..", dir.path().join("a/up")).unwrap();
+        symlink("loop", dir.path().join("loop")).unwrap();
+        symlink("/nowhere/deep", dir.path().join("dangling")).unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        dir
+    }
+
+    #[test]
+    fn the_kernel_and_the_walk_agree() {
+        let dir = tree();
+        let root = root(dir.path());
+        for (path, expected) in CASES {
+            let expected = of(&dir.path().join(expected));
+            assert_eq!(identity(&root.open(path).unwrap()), expected, "open {path}");
+            assert_eq!(identity(&root.walk(path, Make::Nothing).unwrap()), expected, "walk {path}");
+        }
+        for (path, expected) in
+            [("loop", Errno::ELOOP), ("dangling", Errno::ENOENT), ("none", Errno::ENOENT), ("file/x", Errno::ENOTDIR)]
+        {
+            assert_eq!(root.open(path).unwrap_err(), expected, "open {path}");
+            assert_eq!(root.walk(path, Make::Nothing).unwrap_err(), expected, "walk {path}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_made_inside_the_root() {
+        let dir = tree();
+        let root = root(dir.path());
+        for (path, expected) in
+            [("new/deep/dir", "new/deep/dir"), ("dangling/more", "nowhere/deep/more"), ("/climbing/../../../x", "x")]
+        {
+            let made = root.make(path, Make::Directory).unwrap();
+            assert_eq!(identity(&made), of(&dir.path().join(expected)), "{path}");
+        }
+        symlink("/etc/elsewhere/f", dir.path().join("f")).unwrap();
+        root.make("f", Make::File).unwrap();
+        assert!(dir.path().join("etc/elsewhere/f").is_file());
+        // a file in the way is not replaced
+        assert_eq!(root.make("file/x", Make::Directory).unwrap_err(), Errno::ENOTDIR);
+        assert_eq!(root.make("file", Make::Directory).map(|fd| identity(&fd)), Ok(of(&dir.path().join("file"))));
+        let (parent, name) = root.parent("/p/q/r").unwrap();
+        assert_eq!((identity(&parent), name), (of(&dir.path().join("p/q")), OsString::from("r")));
+        for bad in ["/", "", "/a/..", "."] {
+            assert_eq!(root.parent(bad).unwrap_err(), Errno::EINVAL, "{bad}");
+        }
+    }
+
+    #[test]
+    fn links_of_proc_are_text_and_lead_nowhere() {
+        // /proc/self/root is a link that the kernel follows anywhere, whatever its text
+        let root = root(Path::new("/proc"));
+        assert!(matches!(root.open("/self/cwd"), Err(Errno::ELOOP | Errno::ENOENT | Errno::EXDEV)));
+        let inside = root.walk("/self/root", Make::Nothing).unwrap();
+        assert_eq!(identity(&inside), of(Path::new("/proc")), "its text is / and that is this root");
+    }
+}

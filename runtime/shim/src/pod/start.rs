@@ -105,6 +105,7 @@ impl Pod {
         let held = spec.placement == Placement::Wait;
         let mut container = Container::new(number, spec.container.clone(), cgroup, launcher, output, held);
         container.oom_score_adj = spec.process.oom_score_adj;
+        container.alone = spec.pid_namespace == PidNamespace::New;
         container.started_by(caller);
         container.hold_stdin(stdin);
         self.containers.push(container);
@@ -152,7 +153,7 @@ impl Pod {
         ];
         let (cgroups, own) = match container.cgroup.make_below(&format!("exec-{number}")) {
             Ok(Some((all, own))) => (all, Some(own)),
-            Ok(None) => (container.cgroup.directories().to_vec(), None),
+            Ok(None) => (container.cgroup.paths(), None),
             Err(error) => {
                 let message = format!("make a cgroup for an exec in {}: {error}", spec.container);
                 return Err(Refusal::new(ErrorKind::System, message));
