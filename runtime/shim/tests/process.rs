@@ -209,7 +209,7 @@ fn input_is_empty_or_held_open() {
     spec.stdin = true;
     pod.daemon.start(&spec);
     eventually("it waits for input", || pod.output(&spec) == "begin\n");
-    let (_, out, _) = pod.daemon.exec(&spec.container, "ps -o args | grep -c '^cat$'");
-    assert_eq!(out, "1\n");
+    eventually("it reads", || pod.daemon.exec(&spec.container, "ps -o args | grep -c '^cat$'").1 == "1\n");
+    assert_eq!(pod.daemon.list()[0].exit_code, None);
     pod.end();
 }
