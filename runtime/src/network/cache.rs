@@ -24,6 +24,8 @@ const MAX_SIZE: u64 = 8 * 1024 * 1024;
 pub enum By {
     /// the executables in the plugin directories
     Exec,
+    /// this program itself
+    Builtin,
 }
 
 /// One sandbox's attachment.

@@ -1,7 +1,8 @@
 //! What can go wrong with a pod's network.
 
 use super::{
-    cache::CacheError, conf_dir::NotReady, exec::ExecError, exec::with_messages, pod::InvalidPod, result::ResultError,
+    builtin::BridgeError, cache::CacheError, conf_dir::NotReady, exec::ExecError, exec::with_messages, pod::InvalidPod,
+    result::ResultError,
 };
 use std::path::PathBuf;
 
@@ -26,6 +27,23 @@ pub enum NetworkError {
         /// what happened
         #[source]
         source: Box<PluginError>,
+    },
+    /// what is built in failed
+    #[error("network {network}: built-in bridge on {verb}")]
+    Builtin {
+        /// the network
+        network: String,
+        /// ADD, DEL or CHECK
+        verb: &'static str,
+        /// what happened
+        #[source]
+        source: BridgeError,
+    },
+    /// a record says that the network was made by what is built in, but its configuration cannot have been
+    #[error("network {network} on record is not one that is built in")]
+    NotBuiltin {
+        /// the network
+        network: String,
     },
     /// all plugins were satisfied, but the pod has no address
     #[error("network {network} gave the pod no address")]

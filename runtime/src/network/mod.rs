@@ -1,22 +1,25 @@
-//! Pod networks: standard CNI configurations, plugins run as executables.
+//! Pod networks: standard CNI configurations, plugins run as executables or built in.
 //!
 //! ```text
-//! add ─ conf_dir: which list ─ cache: record without result ─ chain: plugin by plugin ─ cache: record with result
-//! del ─ cache: what add used ─ chain, in reverse ─ cache: record removed
+//! add ─ conf_dir: which list ─ cache: record without result ─ chain or builtin ─ cache: record with result
+//! del ─ cache: what add used ─ chain, in reverse, or builtin ─ cache: record removed
 //! ```
 //!
 //! * [`conf`], [`conf_dir`]: configuration files, and which of them counts
 //! * [`chain`], [`plugin`], [`exec`]: a verb on a list, on one plugin, as a process with bounds
+//! * [`builtin`], [`netlink`]: a bridge with addresses from host-local, without processes
 //! * [`result`]: answers in the forms of all versions
 //! * [`cache`]: what DEL needs to undo what ADD did
 //! * [`netns`]: the namespaces' names under `/run/netns`
 
+mod builtin;
 mod cache;
 mod chain;
 mod conf;
 mod conf_dir;
 mod error;
 mod exec;
+mod netlink;
 pub mod netns;
 mod plugin;
 mod pod;
@@ -24,21 +27,24 @@ mod result;
 mod sandbox_locks;
 mod version;
 
+pub use builtin::{AddressError, BridgeError, SysctlError};
 pub use cache::CacheError;
 pub use conf::ConfError;
 pub use conf_dir::NotReady;
 pub use error::{NetworkError, PluginError};
 pub use exec::ExecError;
+pub use netlink::NetlinkError;
 pub use pod::{Bandwidth, Dns, INTERFACE, InvalidPod, PodNetwork, PortMapping};
 pub use result::ResultError;
 pub use version::{CniVersion, UnknownVersion};
 
+use builtin::BridgeNetwork;
 use cache::{By, Cache, Record};
 use chain::Chain;
 use conf::ConfList;
 use conf_dir::ConfDir;
 use result::AddResult;
-use sandbox_locks::SandboxLocks;
+use sandbox_locks::{SandboxGuard, SandboxLocks};
 use serde_json::{Value, json};
 use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -54,6 +60,8 @@ pub struct NetworkConfig {
     pub cache_dir: PathBuf,
     /// the only network that counts, by its name; the first usable file when absent
     pub network: Option<String>,
+    /// bridge, host-local and portmap without processes, where a list and a pod ask for nothing else
+    pub builtin: bool,
     /// time for all plugins of an ADD together
     pub add_timeout: Duration,
     /// time for all plugins of a DEL together
@@ -71,6 +79,7 @@ impl Default for NetworkConfig {
             plugin_dirs: vec!["/opt/cni/bin".into(), "/usr/libexec/cni".into()],
             cache_dir: "/var/lib/nodeagent/containers/cni".into(),
             network: None,
+            builtin: true,
             // the kubelet waits 4 minutes for RunPodSandbox, and a failed ADD is followed by a DEL
             add_timeout: Duration::from_secs(120),
             // and 2 minutes for StopPodSandbox
@@ -137,22 +146,28 @@ impl Network {
     pub async fn add(&self, pod: &PodNetwork) -> Result<Attachment, NetworkError> {
         pod.validate()?;
         let inner = &*self.inner;
-        let _own = inner.locks.lock(&pod.sandbox_id).await;
+        let own = Arc::new(inner.locks.lock(&pod.sandbox_id).await);
         let list = inner.usable_list()?;
         let _place = place(&inner.adding).await;
         if let Some(stale) = inner.cache.load(&pod.sandbox_id)? {
-            inner.undo(&stale).await?;
+            inner.undo(&stale, &own).await?;
         }
-        let mut record = Record::new(By::Exec, pod.clone(), (*list).clone());
+        let builtin = inner.builtin(&list, pod);
+        let by = if builtin.is_some() { By::Builtin } else { By::Exec };
+        let mut record = Record::new(by, pod.clone(), (*list).clone());
         inner.cache.store(&record)?;
-        let added = inner.chain(&list, inner.config.add_timeout).add(pod).await.and_then(|result| {
+        let added = match builtin {
+            Some(network) => builtin::add(network, &record, Arc::clone(&own)).await,
+            None => inner.chain(&list, inner.config.add_timeout).add(pod).await,
+        };
+        let added = added.and_then(|result| {
             let attachment = attachment(result, &list.name)?;
             record.result = Some(attachment.result.clone());
             inner.cache.store(&record)?;
             Ok(attachment)
         });
         if added.is_err()
-            && let Err(error) = inner.undo(&record).await
+            && let Err(error) = inner.undo(&record, &own).await
         {
             // the record stays, so that a later DEL or GC tries again
             log::warn!(sandbox = pod.sandbox_id.as_str(), error = chain_of(&error).as_str(); "cannot undo a failed network");
@@ -175,7 +190,13 @@ impl Network {
         let unknown = || NetworkError::Unknown(pod.sandbox_id.clone());
         let record = inner.cache.load(&pod.sandbox_id)?.ok_or_else(unknown)?;
         let result = record.result.as_ref().ok_or_else(unknown)?;
-        inner.chain(&record.list, inner.config.query_timeout).check(&record.pod, result).await
+        match record.by {
+            By::Exec => inner.chain(&record.list, inner.config.query_timeout).check(&record.pod, result).await,
+            By::Builtin => {
+                let expected = AddResult::from_value(result.clone()).map_err(NetworkError::Recorded)?;
+                builtin::check(of_record(&record)?, &record, expected).await
+            }
+        }
     }
 
     /// What a sandbox got, from its record: for a daemon that restarts.
@@ -221,7 +242,10 @@ impl Inner {
     fn usable_list(&self) -> Result<Arc<ConfList>, NotReady> {
         let list = self.conf_dir.current()?;
         let directories = &self.config.plugin_dirs;
-        if let Some(missing) = list.plugins.iter().find(|each| plugin::find(&each.kind, directories).is_none()) {
+        // what is built in needs no executable; what comes behind it does as soon as a pod asks for it
+        let built_in = usize::from(self.builtin(&list, &PodNetwork::default()).is_some());
+        let mut needed = list.plugins.iter().skip(built_in);
+        if let Some(missing) = needed.find(|each| plugin::find(&each.kind, directories).is_none()) {
             return Err(NotReady::PluginMissing {
                 file: list.source.clone(),
                 plugin: missing.kind.clone(),
@@ -231,12 +255,17 @@ impl Inner {
         Ok(list)
     }
 
+    /// The network, if this program itself is to make it for this pod.
+    fn builtin(&self, list: &ConfList, pod: &PodNetwork) -> Option<BridgeNetwork> {
+        if self.config.builtin { builtin::supported(list, pod) } else { None }
+    }
+
     fn chain<'a>(&'a self, list: &'a ConfList, limit: Duration) -> Chain<'a> {
         Chain { list, directories: &self.config.plugin_dirs, limit }
     }
 
     async fn del(&self, pod: &PodNetwork) -> Result<(), NetworkError> {
-        let _own = self.locks.lock(&pod.sandbox_id).await;
+        let own = Arc::new(self.locks.lock(&pod.sandbox_id).await);
         let record = match self.cache.load(&pod.sandbox_id) {
             Ok(Some(record)) => record,
             // every ADD begins with a record: without one there is nothing to undo
@@ -245,26 +274,36 @@ impl Inner {
                 log::warn!(sandbox = pod.sandbox_id.as_str(), error = chain_of(&error).as_str(); "network record is unreadable, removing by today's configuration");
                 match self.usable_list() {
                     // plugins find most of what is theirs by the sandbox's id
-                    Ok(list) => Record::new(By::Exec, pod.clone(), (*list).clone()),
+                    Ok(list) => {
+                        let by = if self.builtin(&list, pod).is_some() { By::Builtin } else { By::Exec };
+                        Record::new(by, pod.clone(), (*list).clone())
+                    }
                     Err(_) => return Ok(self.cache.remove(&pod.sandbox_id)?),
                 }
             }
             Err(error) => return Err(error.into()),
         };
         let _place = place(&self.deleting).await;
-        self.undo(&record).await
+        self.undo(&record, &own).await
     }
 
     /// DEL of what is on record, then the record itself.
-    async fn undo(&self, record: &Record) -> Result<(), NetworkError> {
+    async fn undo(&self, record: &Record, own: &Arc<SandboxGuard>) -> Result<(), NetworkError> {
         let chain = self.chain(&record.list, self.config.del_timeout);
         match record.by {
             By::Exec => {
                 chain.del(&record.pod, record.result.as_ref(), netns::is_namespace(&record.pod.netns)).await?;
             }
+            By::Builtin => builtin::del(of_record(record)?, record, Arc::clone(own)).await?,
         }
         Ok(self.cache.remove(&record.pod.sandbox_id)?)
     }
+}
+
+/// What was built in when the record was made, and still is: what is accepted only ever grows.
+fn of_record(record: &Record) -> Result<BridgeNetwork, NetworkError> {
+    builtin::supported(&record.list, &record.pod)
+        .ok_or_else(|| NetworkError::NotBuiltin { network: record.list.name.clone() })
 }
 
 fn attachment(result: AddResult, network: &str) -> Result<Attachment, NetworkError> {

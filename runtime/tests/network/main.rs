@@ -6,6 +6,7 @@
 mod chains;
 mod namespaces;
 mod node;
+mod oracle;
 mod reference;
 mod scripts;
 mod unruly;

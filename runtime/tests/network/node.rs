@@ -7,6 +7,7 @@ use nix::{
 use nodeagent_runtime::network::{Network, NetworkConfig, PodNetwork};
 use serde_json::Value;
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -38,8 +39,29 @@ where
     });
 }
 
+/// Who makes the network of a [`Node`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// Debian's reference plugins
+    Executables,
+    /// the program itself
+    Itself,
+}
+
+/// Runs a test with either, each in namespaces of its own.
+pub fn with_both<F, T>(test: T)
+where
+    T: Fn(By) -> F + Sync,
+    F: Future<Output = ()>,
+{
+    if reference_plugins() {
+        isolated(|| test(By::Executables));
+        isolated(|| test(By::Itself));
+    }
+}
+
 /// Whether the reference plugins are there; says loudly when not.
-pub fn reference_plugins() -> bool {
+fn reference_plugins() -> bool {
     let there = Path::new(PLUGINS).join("bridge").exists();
     if !there {
         eprintln!("SKIPPED: needs the reference CNI plugins in {PLUGINS}");
@@ -63,7 +85,7 @@ pub struct Node {
 
 impl Node {
     /// `plugins` is the list's content; `DIR` in it stands for the address store of this node alone.
-    pub fn new(version: &str, plugins: &str) -> Self {
+    pub fn new(by: By, version: &str, plugins: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         // plugins find namespaces of others here: hide the machine's
@@ -74,13 +96,13 @@ impl Node {
         let plugins = plugins.replace("DIR", &path.join("addresses").display().to_string());
         let list = format!(r#"{{"cniVersion":"{version}","name":"pods","plugins":[{plugins}]}}"#);
         fs::write(path.join("net.d/10-pods.conflist"), list).unwrap();
-        let network = Network::new(NetworkConfig {
-            conf_dir: path.join("net.d"),
-            plugin_dirs: vec![PLUGINS.into()],
-            cache_dir: path.join("cache"),
-            ..NetworkConfig::default()
-        });
+        let network = network(path, by);
         Self { directory, network }
+    }
+
+    /// The same node with another setting.
+    pub fn with(&self, by: By) -> Network {
+        network(self.directory.path(), by)
     }
 
     /// A pod with a new namespace.
@@ -96,6 +118,14 @@ impl Node {
         }
     }
 
+    /// Everything in host-local's store, by file.
+    pub fn store(&self) -> BTreeMap<String, String> {
+        let entries = fs::read_dir(self.directory.path().join("addresses/pods")).into_iter().flatten();
+        let file =
+            |path: PathBuf| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(path).unwrap());
+        entries.map(|entry| file(entry.unwrap().path())).collect()
+    }
+
     /// Addresses that host-local has given out.
     pub fn addresses(&self) -> Vec<String> {
         let entries = fs::read_dir(self.directory.path().join("addresses/pods")).into_iter().flatten();
@@ -105,6 +135,16 @@ impl Node {
         names.sort();
         names
     }
+}
+
+fn network(directory: &Path, by: By) -> Network {
+    Network::new(NetworkConfig {
+        conf_dir: directory.join("net.d"),
+        plugin_dirs: vec![PLUGINS.into()],
+        cache_dir: directory.join("cache"),
+        builtin: by == By::Itself,
+        ..NetworkConfig::default()
+    })
 }
 
 /// `ip -j addr` of one interface in a pod: its global addresses with prefix.

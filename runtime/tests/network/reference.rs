@@ -1,10 +1,11 @@
-//! The reference plugins, as they are installed on most nodes.
+//! A bridge with addresses from host-local: by the reference plugins as they are installed on most nodes, and by what is
+//! built in. Every test runs with both.
 
 use super::{
-    node::{Node, addresses, inside, isolated, links, reference_plugins, run},
+    node::{By, Node, addresses, inside, links, run, with_both},
     scripts::text,
 };
-use nodeagent_runtime::network::{NetworkError, PodNetwork, PortMapping};
+use nodeagent_runtime::network::{PodNetwork, PortMapping};
 use std::{
     collections::HashSet,
     io::{Read, Write},
@@ -45,12 +46,9 @@ fn greeting_from(address: SocketAddr) -> String {
 
 #[test]
 fn a_bridge_gives_a_pod_its_address_and_takes_it_back() {
-    if !reference_plugins() {
-        return;
-    }
-    isolated(|| async {
+    with_both(|by| async move {
         for version in ["0.3.1", "0.4.0", "1.0.0"] {
-            let node = Node::new(version, BRIDGE);
+            let node = Node::new(by, version, BRIDGE);
             let pod = node.pod(&format!("v{}", version.replace('.', "")));
             let attachment = node.network.add(&pod).await.unwrap();
             assert_eq!(attachment.ips, ["10.88.7.2".parse::<IpAddr>().unwrap()]);
@@ -71,28 +69,23 @@ fn a_bridge_gives_a_pod_its_address_and_takes_it_back() {
 
 #[test]
 fn check_finds_what_someone_took_away() {
-    if !reference_plugins() {
-        return;
-    }
-    isolated(|| async {
-        let node = Node::new("1.0.0", BRIDGE);
+    with_both(|by| async move {
+        let node = Node::new(by, "1.0.0", BRIDGE);
         let pod = node.pod("aa");
         node.network.add(&pod).await.unwrap();
         node.network.check(&pod).await.unwrap();
         run("ip", &["-n", "nodeagent-aa", "addr", "flush", "dev", "eth0"]);
         let error = node.network.check(&pod).await.unwrap_err();
-        assert!(text(&error).starts_with("network pods: plugin bridge on CHECK: "), "{}", text(&error));
+        assert!(text(&error).starts_with("network pods: "), "{}", text(&error));
+        assert!(text(&error).contains("CHECK: "), "{}", text(&error));
         node.network.del(&pod).await.unwrap();
     });
 }
 
 #[test]
 fn a_namespace_that_is_gone_does_not_keep_addresses() {
-    if !reference_plugins() {
-        return;
-    }
-    isolated(|| async {
-        let node = Node::new("1.0.0", BRIDGE);
+    with_both(|by| async move {
+        let node = Node::new(by, "1.0.0", BRIDGE);
         let pod = node.pod("aa");
         node.network.add(&pod).await.unwrap();
         run("ip", &["netns", "del", "nodeagent-aa"]);
@@ -111,11 +104,8 @@ fn a_namespace_that_is_gone_does_not_keep_addresses() {
 
 #[test]
 fn dual_stack_pods_are_reached_through_host_ports() {
-    if !reference_plugins() {
-        return;
-    }
-    isolated(|| async {
-        let node = Node::new("1.0.0", DUAL_STACK);
+    with_both(|by| async move {
+        let node = Node::new(by, "1.0.0", DUAL_STACK);
         // stands for the machine's interface: kernels without dummy links have bridges
         run("ip", &["link", "add", "uplink", "type", "bridge"]);
         run("ip", &["addr", "add", "192.0.2.1/24", "dev", "uplink"]);
@@ -144,11 +134,8 @@ fn dual_stack_pods_are_reached_through_host_ports() {
 
 #[test]
 fn a_full_pool_is_a_clear_error_and_deleted_pods_make_room() {
-    if !reference_plugins() {
-        return;
-    }
-    isolated(|| async {
-        let node = Node::new("1.0.0", SMALL);
+    with_both(|by| async move {
+        let node = Node::new(by, "1.0.0", SMALL);
         let pods: Vec<_> = (0..6).map(|number| node.pod(&format!("p{number}"))).collect();
         let mut seen = HashSet::new();
         for pod in &pods[..5] {
@@ -156,8 +143,11 @@ fn a_full_pool_is_a_clear_error_and_deleted_pods_make_room() {
         }
         assert_eq!(seen.len(), 5);
         let error = node.network.add(&pods[5]).await.unwrap_err();
-        assert!(matches!(error, NetworkError::Plugin { verb: "ADD", .. }));
-        assert!(text(&error).contains("no IP addresses available"), "{}", text(&error));
+        let words = match by {
+            By::Executables => "no IP addresses available",
+            By::Itself => "no address left in 10.88.7.1-10.88.7.6",
+        };
+        assert!(text(&error).contains(words), "{}", text(&error));
         assert_eq!(links().iter().filter(|link| link.starts_with("veth")).count(), 5, "nothing of the sixth is left");
         node.network.del(&pods[2]).await.unwrap();
         node.network.add(&pods[5]).await.unwrap();
@@ -168,11 +158,8 @@ fn a_full_pool_is_a_clear_error_and_deleted_pods_make_room() {
 
 #[test]
 fn many_pods_at_once_get_different_addresses() {
-    if !reference_plugins() {
-        return;
-    }
-    isolated(|| async {
-        let node = Node::new("1.0.0", BRIDGE);
+    with_both(|by| async move {
+        let node = Node::new(by, "1.0.0", BRIDGE);
         let pods: Vec<_> = (0..12).map(|number| node.pod(&format!("p{number}"))).collect();
         let added = futures_util::future::join_all(pods.iter().map(|pod| node.network.add(pod))).await;
         let ips: HashSet<_> = added.into_iter().map(|added| added.unwrap().ips[0]).collect();
