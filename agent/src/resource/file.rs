@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::owned_file::{FileNow, OwnedFile};
 use super::{ObserveError, Past, PlanContext, Resource, ResourceError};
+use crate::config::settings::{CgroupDriver, RuntimeSettings};
 use crate::host::Host;
 use crate::plan::{Change, Notify, Outcome, ResourceId, Stage};
 
@@ -107,6 +108,29 @@ pub fn crictl(socket: &str) -> OwnedFile {
         super::owned_file::HEADER
     );
     OwnedFile::public("/etc/crictl.yaml", content)
+}
+
+/// The runtime's own config file.
+pub const RUNTIME_TOML: &str = "/etc/nodeagent/runtime.toml";
+
+/// What the runtime is told; the rest of its settings keep their defaults.
+pub fn runtime_toml(runtime: &RuntimeSettings) -> OwnedFile {
+    let compat = if runtime.crio_compat_socket { "/run/crio/crio.sock" } else { "" };
+    let driver = match runtime.cgroup_driver {
+        None => "auto",
+        Some(CgroupDriver::Systemd) => "systemd",
+        Some(CgroupDriver::Cgroupfs) => "cgroupfs",
+    };
+    let mut content = super::owned_file::HEADER.to_owned();
+    for (key, value) in [
+        ("listen", runtime.socket.as_str()),
+        ("compat_socket", compat),
+        ("root", runtime.root.as_str()),
+        ("cgroup_driver", driver),
+    ] {
+        content.push_str(&format!("{key} = {}\n", toml::Value::from(value)));
+    }
+    OwnedFile::public(RUNTIME_TOML, content)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 pub mod file;
 pub mod kernel_module;
+pub mod kubelet;
 pub mod owned_file;
 pub mod package;
 mod registry;

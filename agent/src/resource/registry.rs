@@ -2,18 +2,19 @@
 
 use super::file::{self, FileResource};
 use super::kernel_module::{KernelModule, ModulesLoad};
+use super::kubelet::KubeletConfig;
 use super::owned_file::OwnedFile;
 use super::package::{Packages, Wanted};
 use super::repo::{self, DeadRepositories, Repo};
 use super::selinux::Selinux;
 use super::swap::SwapOff;
 use super::sysctl::Sysctl;
-use super::sysctl::file::{SysctlFile, bridge_rule};
+use super::sysctl::file::SysctlFile;
 use super::unit::{self, Unit};
 use super::{Resource, ResourceError};
-use crate::config::settings::{FileSettings, KubeletMode, PackageSource, RuntimeKind, Settings};
+use crate::config::settings::{FileSettings, KubeletMode, PackageSource, Role, RuntimeKind, Settings};
 use crate::host::Platform;
-use crate::plan::{ResourceId, Stage};
+use crate::plan::{Notify, ResourceId, Stage};
 
 type Resources = Vec<Box<dyn Resource>>;
 
@@ -22,7 +23,7 @@ type Resources = Vec<Box<dyn Resource>>;
 const NODE_PACKAGES: [&str; 2] = ["container-selinux", "iproute-tc"];
 
 /// Every resource of a node with these settings, in an order that reads well; the engine orders by [`Resource::needs`].
-pub fn registry(settings: &Settings, _platform: &Platform) -> Result<Vec<Box<dyn Resource>>, ResourceError> {
+pub fn registry(settings: &Settings, platform: &Platform) -> Result<Vec<Box<dyn Resource>>, ResourceError> {
     let mut all: Resources = Vec::new();
     kernel(settings, &mut all)?;
     all.extend(Selinux::new(settings.selinux).map(boxed));
@@ -30,6 +31,7 @@ pub fn registry(settings: &Settings, _platform: &Platform) -> Result<Vec<Box<dyn
     files(settings, &mut all);
     let repos = repositories(settings, &mut all);
     packages(settings, &repos, &mut all);
+    all.extend(KubeletConfig::new(settings, platform)?.map(boxed));
     units(settings, &mut all);
     Ok(all)
 }
@@ -52,16 +54,18 @@ fn kernel(settings: &Settings, all: &mut Resources) -> Result<(), ResourceError>
     for (key, rule) in &kernel.sysctl {
         all.push(boxed(Sysctl::new(key.as_str(), rule)?));
     }
-    let sets_bridge = kernel.sysctl.keys().any(|key| key.as_str().replace('/', ".").starts_with("net.bridge."));
-    if sets_bridge {
-        let (file, notify) = bridge_rule();
-        let purpose = "so that parameters of the bridge filter hold when its module is loaded late";
-        all.push(boxed(FileResource::new(file, notify, Stage::Prepare, purpose)));
-    }
     Ok(())
 }
 
 fn files(settings: &Settings, all: &mut Resources) {
+    let own = file::runtime_toml(&settings.runtime);
+    let purpose = "so that the runtime listens and stores where the config says";
+    all.push(boxed(FileResource::new(
+        own,
+        vec![Notify::RestartUnit(unit::RUNTIME.to_owned())],
+        Stage::Prepare,
+        purpose,
+    )));
     let crictl = file::crictl(settings.runtime.socket.as_str());
     // a [[file]] of the same path is what the user wants there
     if settings.kubernetes.is_some() && !settings.files.iter().any(|file| file.path.as_str() == crictl.path) {
@@ -131,9 +135,15 @@ fn units(settings: &Settings, all: &mut Resources) {
         && kubernetes.kubelet_mode != KubeletMode::External
         && !configured(unit::KUBELET)
     {
-        let needs = ["kubelet/config", "package/kubernetes", &format!("unit/{}", unit::RUNTIME)];
-        let needs = needs.iter().filter_map(|id| id.parse().ok()).collect();
-        all.push(boxed(Unit::kubelet(kubernetes.kubelet_mode == KubeletMode::Kubeadm, needs)));
+        let needs = vec![
+            ResourceId::new("kubelet", "config"),
+            ResourceId::new("package", "kubernetes"),
+            ResourceId::single("swap"),
+            Unit::resource_id(unit::RUNTIME),
+        ];
+        // without an API server there is nothing to join
+        let joins = settings.node.role != Role::Standalone;
+        all.push(boxed(Unit::kubelet(joins, needs)));
     }
     if !configured(unit::RUNTIME) {
         let needs = settings
@@ -141,7 +151,7 @@ fn units(settings: &Settings, all: &mut Resources) {
             .modules
             .iter()
             .map(|name| ResourceId::new("kernel-module", name.as_str()))
-            .chain([ResourceId::single("sysctl-file")])
+            .chain([ResourceId::single("sysctl-file"), ResourceId::new("file", file::RUNTIME_TOML)])
             .collect();
         all.push(boxed(Unit::runtime(settings.runtime.socket.as_str(), needs)));
     }

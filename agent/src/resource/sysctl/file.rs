@@ -1,4 +1,5 @@
-//! Kernel parameters after the next boot: one file for all of them, and a udev rule for those that come with a module.
+//! Kernel parameters after the next boot: one file for all of them. Those that come with a module which
+//! is loaded later are applied again by the udev rule of our package, which reads the same file.
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -9,13 +10,10 @@ use super::{Desired, boot_files, conf, parameter};
 use crate::config::settings::{SysctlRule, SysctlWant};
 use crate::config::value::SysctlKey;
 use crate::host::Host;
-use crate::plan::{Notify, Outcome, ResourceId, Stage};
+use crate::plan::{Outcome, ResourceId, Stage};
 
 /// Sorts after the `99-sysctl.conf` that leads to /etc/sysctl.conf on EL, so that ours wins.
 pub const SYSCTL_FILE: &str = "/etc/sysctl.d/99-zz-nodeagent.conf";
-
-/// Applies what a module brings when it is loaded after systemd-sysctl has run.
-pub const UDEV_RULE: &str = "/etc/udev/rules.d/80-nodeagent.rules";
 
 /// What decides whether a minimum has to be in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -127,14 +125,6 @@ impl Resource for SysctlFile {
             self.desired.iter().map(|each| (each.parameter.to_string(), json!(each.rule.want))).collect();
         json!({"digest": digest(&Value::from(wants).to_string())})
     }
-}
-
-/// The udev rule, for nodes that set parameters of the bridge filter: its module can be loaded long after boot, by a network
-/// plugin, and then starts with the kernel's defaults.
-pub fn bridge_rule() -> (OwnedFile, Vec<Notify>) {
-    let rule = "ACTION==\"add\", SUBSYSTEM==\"module\", KERNEL==\"br_netfilter\", \
-                RUN+=\"/usr/lib/systemd/systemd-sysctl --prefix=/net/bridge\"\n";
-    (OwnedFile::public(UDEV_RULE, format!("{HEADER}{rule}")), vec![Notify::ReloadUdev])
 }
 
 #[cfg(test)]

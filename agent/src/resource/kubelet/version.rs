@@ -1,0 +1,185 @@
+//! What changed in the kubelet from minor to minor, 1.18 to 1.37, as far as we have to care. The only place that knows.
+//!
+//! From cmd/kubelet/app/options and the change logs of Kubernetes: a flag that was removed ends a kubelet at its start, and so
+//! does a config field that is not there yet.
+
+use crate::config::kubernetes::KubernetesVersion;
+
+/// The questions that rendering asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Minor(u32);
+
+impl From<KubernetesVersion> for Minor {
+    fn from(version: KubernetesVersion) -> Minor {
+        Minor(version.minor())
+    }
+}
+
+impl Minor {
+    /// Until dockershim was removed in 1.24 a kubelet used Docker unless told otherwise; in 1.27 the flag went too.
+    pub fn needs_container_runtime_flag(self) -> bool {
+        self.0 < 24
+    }
+
+    /// `containerRuntimeEndpoint` is a field from 1.27 on, a flag before.
+    pub fn endpoint_in_file(self) -> bool {
+        self.0 >= 27
+    }
+
+    /// `--config-dir` reads fragments over the config file from 1.28 on.
+    pub fn has_config_dir(self) -> bool {
+        self.0 >= 28
+    }
+
+    /// While it was alpha, `--config-dir` was refused without this variable.
+    pub fn config_dir_variable(self) -> Option<&'static str> {
+        matches!(self.0, 28 | 29).then_some("KUBELET_CONFIG_DROPIN_DIR_ALPHA=1")
+    }
+
+    /// `memorySwap` is a field from 1.22 on.
+    pub fn has_memory_swap(self) -> bool {
+        self.0 >= 22
+    }
+
+    /// Its gate is on by default from 1.30 on; before, the field alone is refused.
+    pub fn needs_swap_gate(self) -> bool {
+        self.0 < 30
+    }
+
+    /// From 1.35 on a kubelet does not start on cgroup v1 unless it is told to.
+    pub fn refuses_cgroup_v1(self) -> bool {
+        self.0 >= 35
+    }
+
+    /// The pause image is protected from garbage collection by this flag; from 1.27 on the runtime does that.
+    pub fn wants_pause_image(self) -> bool {
+        self.0 < 27
+    }
+
+    /// The minor in which a flag was gone, if it is gone in this one.
+    pub fn removed(self, flag: &str) -> Option<u32> {
+        let name = flag.trim_start_matches('-').split('=').next().unwrap_or_default();
+        REMOVED.iter().find(|(minor, names)| *minor <= self.0 && names.contains(&name)).map(|(minor, _)| *minor)
+    }
+
+    /// As people write it.
+    pub fn text(self) -> String {
+        format!("1.{}", self.0)
+    }
+}
+
+/// Flags by the minor that does not know them any more.
+const REMOVED: [(u32, &[&str]); 6] = [
+    (
+        24,
+        &[
+            "network-plugin",
+            "network-plugin-mtu",
+            "cni-bin-dir",
+            "cni-cache-dir",
+            "cni-conf-dir",
+            "docker-endpoint",
+            "image-pull-progress-deadline",
+            "experimental-dockershim-root-directory",
+            "dynamic-config-dir",
+            "non-masquerade-cidr",
+        ],
+    ),
+    (
+        26,
+        &[
+            "add-dir-header",
+            "alsologtostderr",
+            "log-backtrace-at",
+            "log-dir",
+            "log-file",
+            "log-file-max-size",
+            "logtostderr",
+            "one-output",
+            "skip-headers",
+            "skip-log-headers",
+            "stderrthreshold",
+        ],
+    ),
+    (27, &["container-runtime"]),
+    (
+        // gone at the latest here; which minor before it was the first matters to nobody who upgrades one by one
+        31,
+        &[
+            "azure-container-registry-config",
+            "experimental-allocatable-ignore-eviction",
+            "experimental-bootstrap-kubeconfig",
+            "experimental-check-node-capabilities-before-mount",
+            "experimental-kernel-memcg-notification",
+            "keep-terminated-pod-volumes",
+            "master-service-namespace",
+            "node-status-report-frequency",
+            "really-crash-for-testing",
+            "redirect-container-streaming",
+            "seccomp-profile-root",
+        ],
+    ),
+    (35, &["pod-infra-container-image"]),
+    (
+        37,
+        &[
+            "cloud-config",
+            "experimental-mounter-path",
+            "iptables-drop-bit",
+            "iptables-masquerade-bit",
+            "register-schedulable",
+            "runonce",
+        ],
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minor(text: &str) -> Minor {
+        Minor::from(text.parse::<KubernetesVersion>().unwrap())
+    }
+
+    /// The last minor on which the answer is `false` and the first on which it is `true`, or the other way round.
+    #[test]
+    fn every_boundary_lies_where_kubernetes_has_it() {
+        type Answer = fn(Minor) -> bool;
+        let boundaries: [(&str, Answer, &str, &str); 9] = [
+            ("docker by default", |m| !m.needs_container_runtime_flag(), "1.23", "1.24"),
+            ("endpoint in the file", Minor::endpoint_in_file, "1.26", "1.27"),
+            ("--config-dir", Minor::has_config_dir, "1.27", "1.28"),
+            (
+                "--config-dir without a variable",
+                |m| m.has_config_dir() && m.config_dir_variable().is_none(),
+                "1.29",
+                "1.30",
+            ),
+            ("memorySwap", Minor::has_memory_swap, "1.21", "1.22"),
+            ("memorySwap without a gate", |m| !m.needs_swap_gate(), "1.29", "1.30"),
+            ("refuses cgroup v1", Minor::refuses_cgroup_v1, "1.34", "1.35"),
+            ("--container-runtime gone", |m| m.removed("--container-runtime=remote").is_some(), "1.26", "1.27"),
+            (
+                "--pod-infra-container-image gone",
+                |m| m.removed("--pod-infra-container-image").is_some(),
+                "1.34",
+                "1.35",
+            ),
+        ];
+        for (what, answer, before, after) in boundaries {
+            assert!(!answer(minor(before)), "{what} on {before}");
+            assert!(answer(minor(after)), "{what} on {after}");
+            assert!(!answer(minor("1.18")), "{what} on 1.18");
+            assert!(answer(minor("1.37")), "{what} on 1.37");
+        }
+    }
+
+    #[test]
+    fn dockershim_flags_went_with_dockershim() {
+        for flag in ["--network-plugin=cni", "--cni-conf-dir", "--image-pull-progress-deadline=1m"] {
+            assert_eq!(minor("1.23").removed(flag), None);
+            assert_eq!(minor("1.24").removed(flag), Some(24), "{flag}");
+        }
+        assert_eq!(minor("1.37").removed("--node-ip=1.2.3.4"), None);
+    }
+}
