@@ -46,6 +46,8 @@ pub async fn rollback(engine: &Engine<'_>, id: Option<&str>, options: &Options) 
     let transaction = candidate(engine, id)?;
     let id = transaction.begin.id.clone();
     let journal = Journal::open(host, &id, transaction.steps.len(), transaction.length)?;
+    #[cfg(any(test, feature = "testing"))]
+    let journal = journal.with_crash_point(options.crash.clone());
     let mut steps = Steps::of(host, journal, &transaction);
     steps.journal().durable(&Record::Rollback { at: host.clock.now() })?;
     let failures = steps.undo(|_| true).await?;
