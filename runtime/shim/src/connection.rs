@@ -151,3 +151,108 @@ fn parse(frame: &[u8]) -> io::Result<Incoming> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(text: &str) -> Vec<u8> {
+        [&u32::try_from(text.len()).unwrap().to_le_bytes(), text.as_bytes()].concat()
+    }
+
+    fn hello() -> Vec<u8> {
+        frame(r#"{"version":7,"sandbox":"s","pid":1,"later":true}"#)
+    }
+
+    fn pair() -> (Connection, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Connection::new(&Poller::new().unwrap(), 1, ours, "s").unwrap(), theirs)
+    }
+
+    fn read(stream: &mut UnixStream) -> serde_json::Value {
+        let mut header = [0; 4];
+        stream.read_exact(&mut header).unwrap();
+        let mut text = vec![0; u32::from_le_bytes(header) as usize];
+        stream.read_exact(&mut text).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    }
+
+    #[test]
+    fn both_say_hello_and_requests_come_after_it() {
+        let (mut connection, mut daemon) = pair();
+        assert_eq!(read(&mut daemon)["sandbox"], "s");
+        let mut calls = Vec::new();
+        daemon.write_all(&hello()).unwrap();
+        daemon.write_all(&frame(r#"{"seq":3,"call":{"call":"list"}}"#)).unwrap();
+        assert!(!connection.greeted());
+        assert!(connection.receive(&mut calls).unwrap());
+        assert!(connection.greeted() && matches!(calls[..], [Incoming::Call(3, Call::List)]));
+        drop(daemon);
+        assert!(!connection.receive(&mut calls).unwrap());
+    }
+
+    #[test]
+    fn an_answer_larger_than_the_socket_is_sent_as_it_is_read() {
+        let (mut connection, mut daemon) = pair();
+        read(&mut daemon);
+        let large = "x".repeat(4 << 20);
+        connection.send(&large).unwrap();
+        assert!(connection.unsent());
+        let reader = std::thread::spawn(move || read(&mut daemon));
+        while connection.unsent() {
+            connection.flush().unwrap();
+        }
+        assert_eq!(reader.join().unwrap(), large);
+        assert_eq!(connection.outbox.capacity(), 0, "the memory is given back");
+    }
+
+    #[test]
+    fn a_daemon_that_never_reads_is_given_up() {
+        let (mut connection, _daemon) = pair();
+        let large = "x".repeat(MAX_FRAME - 100);
+        assert!(connection.send(&large).is_ok() && connection.send(&large).is_ok());
+        assert!(connection.send(&large).is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// However the bytes are cut, the same requests come out.
+        #[test]
+        fn frames_are_put_together(sizes in prop::collection::vec(1..40usize, 1..60)) {
+            let (mut connection, mut daemon) = pair();
+            let mut bytes = hello();
+            for seq in 0..10 {
+                bytes.extend(frame(&format!(r#"{{"seq":{seq},"call":{{"call":"forget","container":"{seq}"}}}}"#)));
+            }
+            let (mut calls, mut rest) = (Vec::new(), bytes.as_slice());
+            for size in sizes.into_iter().cycle() {
+                let (now, later) = rest.split_at(size.min(rest.len()));
+                daemon.write_all(now).unwrap();
+                connection.receive(&mut calls).unwrap();
+                rest = later;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            let seqs: Vec<u64> = calls.iter().map(|c| match c { Incoming::Call(seq, _) => *seq, Incoming::Refused(r) => 100 + r.seq }).collect();
+            prop_assert_eq!(seqs, (0..10).collect::<Vec<u64>>());
+            prop_assert_eq!(connection.inbox.capacity(), 0);
+        }
+
+        /// Whatever comes, it is an answer or an error.
+        #[test]
+        fn no_bytes_do_harm(bytes in prop::collection::vec(any::<u8>(), 0..200), greeted in any::<bool>()) {
+            let (mut connection, mut daemon) = pair();
+            if greeted {
+                daemon.write_all(&hello()).unwrap();
+            }
+            daemon.write_all(&bytes).unwrap();
+            let _ = connection.receive(&mut Vec::new());
+        }
+    }
+}

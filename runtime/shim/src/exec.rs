@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Exec {
     /// Its number in tokens.
     pub number: Number,
+    /// That of its container; 0 is nobody's.
+    pub container: Number,
     /// Its first process.
     pub pid: i32,
     launcher: Option<Launcher>,
@@ -44,6 +46,7 @@ impl Exec {
         let launcher = Some(launcher);
         Self {
             number,
+            container: 0,
             pid,
             launcher,
             output,
@@ -91,7 +94,7 @@ impl Exec {
         self.cgroup.as_ref().is_none_or(Cgroup::kill)
     }
 
-    /// Kills it because the pod is being stopped.
+    /// Kills it because its container or the pod has come to its end.
     pub fn abandon(&mut self) {
         self.killed.get_or_insert_with(Instant::now);
         self.kill();

@@ -84,8 +84,14 @@ impl Launcher {
             child(&theirs, placed);
             sys::end_now(128);
         }
-        if let Some(home) = home {
-            setns(home, CloneFlags::CLONE_NEWPID)?;
+        if let Some(home) = home
+            && let Err(error) = setns(home, CloneFlags::CLONE_NEWPID)
+        {
+            if let Ok(Some(pid)) = forked {
+                // nobody would know of it
+                let _ = sys::send_signal(pid, libc::SIGKILL);
+            }
+            return Err(error);
         }
         let pid = forked?.unwrap_or_default();
         Ok(Self { pid, socket: Some(socket), ready: false, warnings: Vec::new(), failure: None, terminal: None })

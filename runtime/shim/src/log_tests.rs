@@ -80,6 +80,8 @@ fn links_and_pipes_are_not_opened_as_logs() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     /// Whatever the reads, the content comes back, and every piece has its size and tag.
     #[test]
     fn nothing_is_lost(runs in prop::collection::vec((0..40_000usize, any::<bool>()), 0..8), read in 1..20_000usize) {

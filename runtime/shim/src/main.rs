@@ -27,6 +27,7 @@ use std::process::ExitCode;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::stat::{Mode, umask};
 use nodeagent_shim::protocol;
 
 use crate::server::{ServeError, Server};
@@ -98,6 +99,8 @@ fn become_supervisor() -> nix::Result<SignalFd> {
     // no process of a container may look into this one
     prctl::set_dumpable(false)?;
     sys::default_signals();
+    // directories of logs are for all to read, whatever the service's umask
+    umask(Mode::from_bits_truncate(0o022));
     let all = SigSet::all();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), None)?;
     SignalFd::with_flags(&all, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)

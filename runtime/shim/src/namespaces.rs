@@ -20,6 +20,9 @@ pub enum SetupError {
     /// A second call that asks for something else.
     #[error("the pod has been set up before, differently")]
     Again,
+    /// A second call after one that failed half-way.
+    #[error("the pod's namespaces could not be set up before: it needs a new shim")]
+    Broken,
     /// The call is malformed.
     #[error("sysctl {name:?} is not one of a pod's own namespaces")]
     SysctlName { name: String },
@@ -43,19 +46,30 @@ pub enum SetupError {
 #[derive(Debug)]
 pub struct Namespaces {
     host_net: OwnedFd,
-    made: Option<PodSetup>,
+    made: Made,
+}
+
+#[derive(Debug)]
+enum Made {
+    Nothing,
+    /// The namespaces exist and something in them is missing.
+    Half,
+    All(PodSetup),
 }
 
 impl Namespaces {
     /// None made yet.
     pub fn new(host_net: OwnedFd) -> Self {
-        Self { host_net, made: None }
+        Self { host_net, made: Made::Nothing }
     }
 
     /// Makes them and sets what belongs into them. The same call again is fine.
     pub fn set_up(&mut self, setup: &PodSetup) -> Result<(), SetupError> {
-        if let Some(made) = &self.made {
-            return if made == setup { Ok(()) } else { Err(SetupError::Again) };
+        match &self.made {
+            Made::Nothing => {}
+            Made::Half => return Err(SetupError::Broken),
+            Made::All(made) if made == setup => return Ok(()),
+            Made::All(_) => return Err(SetupError::Again),
         }
         let sysctls = setup
             .sysctls
@@ -67,8 +81,7 @@ impl Namespaces {
         kinds.set(CloneFlags::CLONE_NEWIPC, setup.new_ipc);
         kinds.set(CloneFlags::CLONE_NEWUTS, setup.new_uts);
         unshare(kinds).map_err(|source| SetupError::Unshare { kinds, source })?;
-        // from here on the namespaces exist: another try is a new shim's
-        self.made = Some(setup.clone());
+        self.made = Made::Half;
         if setup.new_net {
             loopback_up().map_err(|source| SetupError::Loopback { source })?;
             if let Some(path) = &setup.netns_path {
@@ -85,6 +98,7 @@ impl Namespaces {
                 source,
             })?;
         }
+        self.made = Made::All(setup.clone());
         Ok(())
     }
 

@@ -273,6 +273,9 @@ impl Pod {
     fn ended(&mut self, ended: Ended) {
         let mut context = Context { poller: &self.poller, outbox: &mut self.outbox, scratch: &mut self.scratch };
         if let Some(container) = self.containers.iter_mut().find(|c| c.process() == Some(ended.pid)) {
+            for exec in self.execs.iter_mut().filter(|exec| exec.container == container.number) {
+                exec.abandon();
+            }
             container.ended(ended, &mut context);
         } else if let Some(exec) = self.execs.iter_mut().find(|e| e.pid == ended.pid) {
             exec.ended(ended);

@@ -199,3 +199,20 @@ fn a_working_directory_in_the_host_is_out_of_reach() {
     }
     pod.end();
 }
+
+#[test]
+fn without_namespace_and_cgroup_an_exec_still_ends_with_its_container() {
+    if !root() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let mut spec = pod.container("exec sleep 1000");
+    spec.pid_namespace = PidNamespace::Host;
+    pod.daemon.start(&spec);
+    let seq = pod.daemon.ask(Call::Exec(Box::new(exec(&spec.container, "touch /tmp/here; exec sleep 1000"))));
+    eventually("it runs", || pod.daemon.exec(&spec.container, "test -e /tmp/here").0 == 0);
+    pod.daemon.done(Call::Signal { container: spec.container.clone(), signal: libc::SIGTERM, all: false });
+    assert_eq!(pod.daemon.exited(&spec.container).exit_code, Some(143));
+    assert_eq!(pod.daemon.executed(seq).0, 137);
+    pod.end();
+}

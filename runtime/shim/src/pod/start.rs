@@ -25,6 +25,9 @@ const MAX_CONTAINERS: usize = 1024;
 /// Execs at a time in one pod.
 const MAX_EXECS: usize = 256;
 
+/// Bytes kept of each stream of an exec: both must fit into one frame, as base64.
+const MAX_OUTPUT: usize = 16 << 20;
+
 /// Longest id taken.
 const MAX_ID: usize = 128;
 
@@ -143,6 +146,7 @@ impl Pod {
         }
         let number = self.number();
         let container = self.find(&spec.container)?;
+        let owner = container.number;
         let mut process = spec.process.clone();
         process.oom_score_adj = process.oom_score_adj.or(container.oom_score_adj).or(Some(0));
         // the process is our child and not reaped: its number, and so these files, are its own
@@ -171,7 +175,7 @@ impl Pod {
         );
         match forked {
             Ok(mut exec) => {
-                exec.cgroup = own;
+                (exec.container, exec.cgroup) = (owner, own);
                 self.execs.push(exec);
                 Ok(())
             }
@@ -190,7 +194,7 @@ impl Pod {
         child: impl Fn(&Streams, &OwnedFd),
         pid_namespace: &OwnedFd,
     ) -> Result<Exec, Refusal> {
-        let mut output = Output::keep(usize::try_from(spec.output_limit).unwrap_or(usize::MAX));
+        let mut output = Output::keep(usize::try_from(spec.output_limit).unwrap_or(MAX_OUTPUT).min(MAX_OUTPUT));
         let streams = Streams {
             stdin: None,
             stdout: Some(self.read_from(&mut output, number, Which::Stdout)?),
