@@ -207,3 +207,50 @@ async fn a_hundred_layers_and_an_image_without_any_both_work() {
     assert_eq!(images.prepare(&none.id, "c2").await.unwrap().lower.len(), 1);
     assert_eq!(none.id.parse::<Digest>().unwrap().to_string(), none.id);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_may_be_compressed_in_any_way_and_lie_about_it() {
+    if !is_root() {
+        return;
+    }
+    let (registry, root) = (Registry::start().await, tempfile::tempdir().unwrap());
+    let layer = |name: &str| files(&[(name, name.as_bytes())]);
+    let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 3).unwrap();
+    let whole = layer("zstd-frames");
+    let (first, second) = whole.split_at(700);
+    let frames = Layer { blob: [zstd(first), zstd(second)].concat(), ..Layer::gzip(layer("zstd-frames")) };
+    // a table of contents in a skippable frame, as zstd:chunked has it
+    let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0][..], b"toc!", &zstd(&layer("zstd-skip"))].concat();
+    let whole = layer("gzip-members");
+    let (first, second) = whole.split_at(700);
+    let members = [images_support::gzip(first), images_support::gzip(second)].concat();
+    let image = TestImage::new(vec![
+        Layer {
+            blob: zstd(&layer("zstd")),
+            media_type: "application/vnd.oci.image.layer.v1.tar+zstd".into(),
+            ..Layer::gzip(layer("zstd"))
+        },
+        frames,
+        Layer { blob: skippable, ..Layer::gzip(layer("zstd-skip")) },
+        Layer { blob: members, ..Layer::gzip(layer("gzip-members")) },
+        Layer { media_type: Layer::gzip(Vec::new()).media_type, ..Layer::plain(layer("plain")) },
+    ]);
+    registry.push("app", "v1", &image).await;
+    let images = open(root.path()).await;
+    let image = images.pull(&format!("{}/app:v1", registry.host), None).await.unwrap();
+    let rootfs = images.prepare(&image.id, "c").await.unwrap();
+    for (layer, name) in rootfs.lower.iter().rev().zip(["zstd", "zstd-frames", "zstd-skip", "gzip-members", "plain"]) {
+        assert_eq!(std::fs::read(layer.join(name)).unwrap(), name.as_bytes());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_of_an_unknown_kind_is_named() {
+    let (registry, root) = (Registry::start().await, tempfile::tempdir().unwrap());
+    let mut layer = Layer::plain(files(&[("a", b"a")]));
+    layer.media_type = "application/vnd.oci.image.layer.v1.tar+encrypted".into();
+    registry.push("app", "v1", &TestImage { oci: true, ..TestImage::new(vec![layer]) }).await;
+    let error = open(root.path()).await.pull(&format!("{}/app:v1", registry.host), None).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::InvalidImage);
+    assert!(error.to_string().contains("+encrypted"), "{error}");
+}

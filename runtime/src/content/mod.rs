@@ -8,4 +8,5 @@ pub(crate) mod disk;
 mod store;
 
 pub use digest::{Digest, DigestError};
+pub(crate) use store::Staged;
 pub use store::{ContentError, ContentStore};

@@ -49,6 +49,31 @@ pub enum ContentError {
     },
 }
 
+/// A blob that is written but has no name yet.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    digest: Digest,
+    /// Empty once it was moved.
+    path: PathBuf,
+    size: u64,
+}
+
+impl Staged {
+    /// Waits until the bytes are on disk.
+    pub(crate) fn sync(&self) -> Result<(), ContentError> {
+        let synced = std::fs::File::open(&self.path).and_then(|file| file.sync_all());
+        synced.map_err(|source| ContentError::Write { path: self.path.clone(), source })
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty() {
+            disk::remove_all(&self.path);
+        }
+    }
+}
+
 /// Blobs by digest under `<root>/content/sha256/`.
 #[derive(Debug)]
 pub struct ContentStore {
@@ -102,19 +127,31 @@ impl ContentStore {
         }
     }
 
-    /// Stores bytes whose digest is known beforehand; nothing is left behind when they do not match.
-    pub fn put(&self, expected: Digest, bytes: &[u8]) -> Result<(), ContentError> {
+    /// Writes bytes aside, whose digest is known beforehand. `None` when the store has them already. Nothing is left
+    /// behind when they do not match, or when the result is dropped.
+    pub(crate) fn stage(&self, expected: Digest, bytes: &[u8]) -> Result<Option<Staged>, ContentError> {
         let actual = Digest::of(bytes);
         if actual != expected {
             return Err(ContentError::Mismatch { expected, actual });
         }
-        let path = self.path(expected);
-        if path.exists() {
-            return Ok(());
+        if self.path(expected).exists() {
+            return Ok(None);
         }
-        disk::write_durably(&self.temporary, &path, bytes)
-            .map_err(|source| ContentError::Write { path: path.clone(), source })?;
-        self.count(bytes.len() as u64);
+        let staged = Staged { digest: expected, path: disk::unique(&self.temporary), size: bytes.len() as u64 };
+        std::fs::write(&staged.path, bytes)
+            .map_err(|source| ContentError::Write { path: staged.path.clone(), source })?;
+        Ok(Some(staged))
+    }
+
+    /// Gives staged bytes, which are on disk by now, their name.
+    pub(crate) fn commit(&self, mut staged: Staged) -> Result<(), ContentError> {
+        let path = self.path(staged.digest);
+        let new = !path.exists();
+        std::fs::rename(&staged.path, &path).map_err(|source| ContentError::Write { path, source })?;
+        staged.path = PathBuf::new();
+        if new {
+            self.count(staged.size);
+        }
         Ok(())
     }
 
@@ -177,12 +214,19 @@ mod tests {
         (dir, store)
     }
 
+    fn put(store: &ContentStore, digest: Digest, bytes: &[u8]) {
+        if let Some(staged) = store.stage(digest, bytes).unwrap() {
+            staged.sync().unwrap();
+            store.commit(staged).unwrap();
+        }
+    }
+
     #[test]
     fn a_blob_is_found_again_and_counted() {
         let (dir, store) = store();
         let digest = Digest::of(b"hello");
-        store.put(digest, b"hello").unwrap();
-        store.put(digest, b"hello").unwrap();
+        put(&store, digest, b"hello");
+        put(&store, digest, b"hello");
         assert_eq!(store.get(digest).unwrap().as_deref(), Some(&b"hello"[..]));
         assert_eq!(store.usage(), (4096, 1));
         let reopened = ContentStore::open(dir.path(), &dir.path().join("tmp")).unwrap();
@@ -194,10 +238,11 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_digest_leaves_nothing() {
+    fn a_wrong_digest_or_a_change_of_mind_leaves_nothing() {
         let (dir, store) = store();
         let digest = Digest::of(b"hello");
-        assert!(matches!(store.put(digest, b"hellO"), Err(ContentError::Mismatch { .. })));
+        assert!(matches!(store.stage(digest, b"hellO"), Err(ContentError::Mismatch { .. })));
+        drop(store.stage(digest, b"hello").unwrap().unwrap());
         assert_eq!(store.list().unwrap(), vec![]);
         assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
     }
@@ -206,7 +251,7 @@ mod tests {
     fn a_damaged_blob_counts_as_absent() {
         let (_dir, store) = store();
         let digest = Digest::of(b"hello");
-        store.put(digest, b"hello").unwrap();
+        put(&store, digest, b"hello");
         std::fs::write(store.path(digest), b"HELLO").unwrap();
         assert_eq!(store.get(digest).unwrap(), None);
         assert_eq!(store.list().unwrap(), vec![]);

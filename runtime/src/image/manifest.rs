@@ -192,7 +192,7 @@ pub(crate) fn parse_config(bytes: &[u8]) -> Result<Config, ManifestError> {
 /// Whether a layer of this type is a tar archive that we can unpack. How it is compressed shows in its first bytes.
 pub(crate) fn is_layer(media_type: &str) -> bool {
     let kind = media_type.split(';').next().unwrap_or_default();
-    let kind = kind.strip_suffix("+gzip").or_else(|| kind.strip_suffix(".gzip")).unwrap_or(kind);
+    let kind = ["+gzip", ".gzip", "+zstd", ".zstd"].iter().find_map(|end| kind.strip_suffix(end)).unwrap_or(kind);
     matches!(
         kind,
         "application/vnd.oci.image.layer.v1.tar"

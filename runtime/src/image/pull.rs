@@ -5,6 +5,7 @@
 //! that the next one continues from there.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use sha2::{Digest as _, Sha256};
@@ -21,7 +22,7 @@ use super::reference::Reference;
 use super::registry::{Blob, Registry, Session};
 use super::store::{ImageRecord, Store};
 use super::{blocking, delete};
-use crate::content::Digest;
+use crate::content::{Digest, Staged};
 use crate::snapshot::{Built, Feed, LayerLimits, SnapshotError, chain_ids};
 
 /// Layers of one image at a time: more do not help a disk, fewer do not fill a network.
@@ -50,7 +51,9 @@ struct Described {
     manifest: Manifest,
     config: Config,
     /// To be kept with the image.
-    blobs: Vec<(Digest, Vec<u8>)>,
+    blobs: Vec<Digest>,
+    /// Those of them that are new.
+    staged: Vec<Staged>,
 }
 
 impl Puller {
@@ -78,10 +81,11 @@ impl Puller {
         let chain = chain_ids(&described.config.diff_ids);
         // before looking which are here: a removal at the same moment must not take them away
         let _pin = self.store.snapshots.pin(&chain);
+        let synced = chain.iter().any(|id| !self.store.snapshots.contains(*id));
         let fetched = self.fetch_layers(&session, &reference, &described, &chain).await;
         self.forget_locks();
         fetched?;
-        let image = self.record(&reference, described, chain).await?;
+        let image = self.record(&reference, described, chain, synced).await?;
         log::info!(reference:% = reference, image = image.id.as_str(), elapsed:? = started.elapsed(); "image pulled");
         Ok(image)
     }
@@ -123,7 +127,22 @@ impl Puller {
         let config = manifest::parse_config(&bytes).map_err(unusable("config", id))?;
         blobs.push((id, bytes));
         self.check(reference, &manifest, manifest_digest, &config)?;
-        Ok(Described { digest: top.digest, id, manifest, config, blobs })
+        let names = blobs.iter().map(|(digest, _)| *digest).collect();
+        let staged = self.stage(reference, blobs).await?;
+        Ok(Described { digest: top.digest, id, manifest, config, blobs: names, staged })
+    }
+
+    /// Writes documents before the layers, so that one sync covers all of it.
+    async fn stage(&self, reference: &Reference, blobs: Vec<(Digest, Vec<u8>)>) -> Result<Vec<Staged>, ImageError> {
+        let (store, reference) = (self.store.clone(), reference.to_string());
+        blocking(move || {
+            let staged = blobs.iter().map(|(digest, bytes)| store.content.stage(*digest, bytes));
+            let staged: Result<Vec<Option<Staged>>, _> = staged.collect();
+            staged
+                .map(|staged| staged.into_iter().flatten().collect())
+                .map_err(|source| ImageError::Content { reference, source })
+        })
+        .await
     }
 
     fn check(
@@ -179,9 +198,9 @@ impl Puller {
     ) -> Result<(), ImageError> {
         let slots = Arc::new(Semaphore::new(LAYERS_PER_PULL));
         let mut tasks = JoinSet::new();
-        let mut below: Option<oneshot::Receiver<()>> = None;
+        let mut below: Option<Below> = None;
         for (at, descriptor) in described.manifest.layers.iter().enumerate() {
-            let (done, ready) = oneshot::channel();
+            let (above, next) = handover();
             let layer = Layer {
                 puller: self.clone(),
                 session: session.clone(),
@@ -190,7 +209,7 @@ impl Puller {
                 diff_id: described.config.diff_ids[at],
                 chain: chain[..=at].to_vec(),
             };
-            tasks.spawn(layer.fetch(slots.clone(), below.replace(ready), done));
+            tasks.spawn(layer.fetch(slots.clone(), below.replace(next), above));
         }
         let mut first: Option<ImageError> = None;
         while let Some(result) = tasks.join_next().await {
@@ -214,6 +233,7 @@ impl Puller {
         reference: &Reference,
         described: Described,
         chain: Vec<Digest>,
+        synced: bool,
     ) -> Result<Arc<Image>, ImageError> {
         let mut record = ImageRecord::new(described.id);
         record.size = total_size(&described.manifest).unwrap_or(u64::MAX);
@@ -226,8 +246,17 @@ impl Puller {
         if reference.digest().is_none() {
             names.push(reference.stored_name());
         }
-        let (store, blobs) = (self.store.clone(), described.blobs);
-        let image = blocking(move || store.add(record, &blobs, &names)).await?;
+        record.blobs = described.blobs;
+        let (store, staged) = (self.store.clone(), described.staged);
+        let image = blocking(move || {
+            if !synced {
+                // no new layer took them along
+                let synced: Result<(), _> = staged.iter().try_for_each(Staged::sync);
+                synced.map_err(|source| ImageError::Content { reference: names.join(", "), source })?;
+            }
+            store.add(record, staged, &names)
+        })
+        .await?;
         let store = self.store.clone();
         // layers of pulls that never came to an end
         delete(blocking(move || store.sweep_old()).await?);
@@ -270,44 +299,89 @@ struct Layer {
     chain: Vec<Digest>,
 }
 
+/// What a layer tells the one above it, and when.
+struct Above {
+    settled: oneshot::Sender<Vec<Arc<File>>>,
+    committed: oneshot::Sender<()>,
+}
+
+/// The same, from above.
+struct Below {
+    /// The open directories of all layers below, bottom first: enough to fit another one onto them.
+    settled: oneshot::Receiver<Vec<Arc<File>>>,
+    /// Everything below has its name.
+    committed: oneshot::Receiver<()>,
+}
+
+fn handover() -> (Above, Below) {
+    let (settled, below) = oneshot::channel();
+    let (committed, all_below) = oneshot::channel();
+    (Above { settled, committed }, Below { settled: below, committed: all_below })
+}
+
 impl Layer {
-    /// Makes sure that the snapshot exists. Waiting is always for something lower in a chain, so it ends.
-    async fn fetch(
-        self,
-        slots: Arc<Semaphore>,
-        below: Option<oneshot::Receiver<()>>,
-        done: oneshot::Sender<()>,
-    ) -> Result<(), ImageError> {
-        let Some((chain_id, parents)) = self.chain.split_last() else { return Ok(()) };
-        let _lock = self.puller.lock(*chain_id).await;
-        let snapshots = &self.puller.store.snapshots;
-        if !snapshots.contains(*chain_id) {
-            let built = {
-                let _slot = slots.acquire().await.map_err(|_| ImageError::ShuttingDown)?;
-                let _place = self.puller.layers.acquire().await.map_err(|_| ImageError::ShuttingDown)?;
-                self.download().await?
-            };
-            if let Some(below) = below
-                && below.await.is_err()
-            {
-                // the layer below reports its own failure; deleting what we have is disk work
-                return blocking(move || {
-                    drop(built);
-                    Ok(())
-                })
-                .await;
-            }
-            let (store, parents) = (self.puller.store.clone(), parents.to_vec());
-            let (reference, layer) = (self.reference.clone(), self.descriptor.digest);
-            blocking(move || {
-                let finished = store.snapshots.finish(built, &parents);
-                finished.map(drop).map_err(|source| ImageError::Layer { reference, layer, source: Box::new(source) })
+    /// Makes sure that the snapshot exists. Waiting is always for something lower in a chain, so it ends. When a
+    /// lower layer fails, this one gives up in silence: the lower one reports why.
+    async fn fetch(self, slots: Arc<Semaphore>, below: Option<Below>, above: Above) -> Result<(), ImageError> {
+        let Some(chain_id) = self.chain.last().copied() else { return Ok(()) };
+        let _lock = self.puller.lock(chain_id).await;
+        let store = self.puller.store.clone();
+        let built = if store.snapshots.contains(chain_id) {
+            None
+        } else {
+            let _slot = slots.acquire().await.map_err(|_| ImageError::ShuttingDown)?;
+            let _place = self.puller.layers.acquire().await.map_err(|_| ImageError::ShuttingDown)?;
+            Some(self.download().await?)
+        };
+        let (settled, committed) = below.map_or((None, None), |below| (Some(below.settled), Some(below.committed)));
+        let mut layers = match settled {
+            None => Vec::new(),
+            Some(settled) => match settled.await {
+                Ok(layers) => layers,
+                Err(_) => return aside(built).await,
+            },
+        };
+        let (chain, failed) = (self.chain.clone(), self.failed());
+        let settled = {
+            let (store, failed) = (store.clone(), failed.clone());
+            blocking(move || match built {
+                None => Ok((store.snapshots.open_layer(chain_id).map_err(|error| failed.with(error))?, layers, None)),
+                Some(built) => {
+                    let settled = store.snapshots.settle(built, &chain, &layers).map_err(|error| failed.with(error))?;
+                    let own = settled.layer.clone();
+                    Ok((own, std::mem::take(&mut layers), Some(settled)))
+                }
             })
-            .await?;
+            .await?
+        };
+        let (own, mut layers, settled) = settled;
+        layers.push(own);
+        // nobody above is fine, here and below
+        let _ = above.settled.send(layers);
+        let settled = blocking({
+            let (store, failed) = (store.clone(), failed.clone());
+            move || {
+                if settled.is_some() {
+                    store.snapshots.sync().map_err(|error| failed.with(error))?;
+                }
+                Ok(settled)
+            }
+        })
+        .await?;
+        if let Some(committed) = committed
+            && committed.await.is_err()
+        {
+            return aside(settled).await;
         }
-        // nobody above is fine
-        let _ = done.send(());
+        if let Some(settled) = settled {
+            blocking(move || store.snapshots.commit(settled).map_err(|error| failed.with(error))).await?;
+        }
+        let _ = above.committed.send(());
         Ok(())
+    }
+
+    fn failed(&self) -> Failed {
+        Failed { reference: self.reference.clone(), layer: self.descriptor.digest }
     }
 
     /// Downloads and unpacks, from the next place when one sends something wrong.
@@ -353,11 +427,7 @@ impl Layer {
         feed: mpsc::Sender<Feed>,
         worker: &mut JoinHandle<Result<Built, SnapshotError>>,
     ) -> Result<Built, ImageError> {
-        let failed = |source| ImageError::Layer {
-            reference: self.reference.clone(),
-            layer: self.descriptor.digest,
-            source: Box::new(source),
-        };
+        let failed = self.failed();
         let mut failure = None;
         let mut hasher = Sha256::new();
         while let Some(piece) = blob.next().await? {
@@ -365,7 +435,7 @@ impl Layer {
             if failure.is_none() && feed.send(Feed::Data(piece)).await.is_err() {
                 let error = finished(worker).await.err().unwrap_or(SnapshotError::ShuttingDown);
                 if error.code() != ErrorCode::InvalidImage {
-                    return Err(failed(error));
+                    return Err(failed.with(error));
                 }
                 // if the rest shows that these are not the right bytes, that is the better explanation
                 failure = Some(error);
@@ -381,11 +451,33 @@ impl Layer {
             });
         }
         if let Some(error) = failure {
-            return Err(failed(error));
+            return Err(failed.with(error));
         }
         // a worker that is gone says why in its result
         let _ = feed.send(Feed::End).await;
-        finished(worker).await.map_err(failed)
+        finished(worker).await.map_err(|error| failed.with(error))
+    }
+}
+
+/// Deleting what is not wanted after all is disk work.
+async fn aside<T: Send + 'static>(unwanted: T) -> Result<(), ImageError> {
+    blocking(move || {
+        drop(unwanted);
+        Ok(())
+    })
+    .await
+}
+
+/// Which layer of which image an error is about.
+#[derive(Clone)]
+struct Failed {
+    reference: String,
+    layer: Digest,
+}
+
+impl Failed {
+    fn with(&self, source: SnapshotError) -> ImageError {
+        ImageError::Layer { reference: self.reference.clone(), layer: self.layer, source: Box::new(source) }
     }
 }
 

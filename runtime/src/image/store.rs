@@ -15,7 +15,7 @@ use super::error::ImageError;
 use super::model::{Image, ImageConfig};
 use super::reference::Reference;
 use super::rootfs::RootfsRecord;
-use crate::content::{ContentStore, Digest, disk};
+use crate::content::{ContentStore, Digest, Staged, disk};
 use crate::snapshot::Snapshots;
 
 const VERSION: u32 = 1;
@@ -196,18 +196,13 @@ impl Store {
     pub(crate) fn add(
         &self,
         mut record: ImageRecord,
-        blobs: &[(Digest, Vec<u8>)],
+        staged: Vec<Staged>,
         names: &[String],
     ) -> Result<Arc<Image>, ImageError> {
-        // blobs are stored under the same lock, or a sweep could take them before the record names them
+        // blobs get their names under the same lock, or a sweep could take them before the record names them
         let mut generation = self.writer();
-        for (digest, bytes) in blobs {
-            self.content
-                .put(*digest, bytes)
-                .map_err(|source| ImageError::Content { reference: names.join(", "), source })?;
-            if !record.blobs.contains(digest) {
-                record.blobs.push(*digest);
-            }
+        for blob in staged {
+            self.content.commit(blob).map_err(|source| ImageError::Content { reference: names.join(", "), source })?;
         }
         if let Some(existing) = self.record(record.id) {
             record.names = existing.names;

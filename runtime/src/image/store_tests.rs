@@ -1,5 +1,4 @@
 use super::*;
-use crate::snapshot::LayerRecord;
 
 struct Fixture {
     dir: tempfile::TempDir,
@@ -25,17 +24,15 @@ impl Fixture {
         let chain = Digest::of(layer.as_bytes());
         let _pin = self.store.snapshots.pin(&[chain]);
         if !self.store.snapshots.contains(chain) {
-            let built = disk::unique(&self.store.temporary);
-            std::fs::create_dir_all(built.join("fs")).unwrap();
-            let record = LayerRecord::new(chain, None, chain, 4096, 1);
-            std::fs::write(built.join("layer.json"), serde_json::to_vec(&record).unwrap()).unwrap();
-            self.store.snapshots.commit(&built, record).unwrap();
+            self.store.snapshots.add_empty(chain);
         }
         let mut record = ImageRecord::new(Digest::of(seed.as_bytes()));
         record.chain_ids = vec![chain];
         record.size = 7;
         let names: Vec<String> = names.iter().map(|name| Reference::parse(name).unwrap().stored_name()).collect();
-        self.store.add(record, &[(Digest::of(seed.as_bytes()), seed.as_bytes().to_vec())], &names).unwrap()
+        record.blobs = vec![record.id];
+        let staged = self.store.content.stage(record.id, seed.as_bytes()).unwrap();
+        self.store.add(record, staged.into_iter().collect(), &names).unwrap()
     }
 
     fn remove(&self, image: &str) {
@@ -165,7 +162,8 @@ fn container_ids_that_are_no_file_names_are_refused() {
 #[test]
 fn an_image_without_layers_still_gives_overlayfs_a_lower_directory() {
     let fixture = Fixture::new();
-    let image = fixture.store.add(ImageRecord::new(Digest::of(b"scratch")), &[], &["x.y/a:b".to_owned()]).unwrap();
+    let image =
+        fixture.store.add(ImageRecord::new(Digest::of(b"scratch")), Vec::new(), &["x.y/a:b".to_owned()]).unwrap();
     let rootfs = fixture.store.prepare(&image.id, "c1").unwrap();
     assert_eq!(rootfs.lower.len(), 1);
     assert!(rootfs.lower[0].is_dir());

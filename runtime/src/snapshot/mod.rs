@@ -11,6 +11,7 @@ mod error;
 mod pipeline;
 mod settle;
 mod store;
+mod sync;
 mod sys;
 mod tree;
 mod unpack;

@@ -25,6 +25,8 @@ use crate::content::{Digest, disk};
 const PIECES: usize = 8;
 const BUFFERS: usize = 4;
 const BUFFER: usize = 256 << 10;
+/// 16 MiB; builders of images stay at 8 MiB or below, and a frame may not choose how much memory we spend.
+const ZSTD_WINDOW_LOG: u32 = 24;
 
 /// What the download sends.
 #[derive(Debug)]
@@ -42,7 +44,7 @@ pub(crate) struct LayerLimits {
     pub entries: u64,
 }
 
-/// A layer that is unpacked and verified, but has no name yet. Dropped, it removes itself.
+/// A layer that is unpacked and verified, but does not fit the layers below yet. Dropped, it removes itself.
 #[derive(Debug)]
 pub(crate) struct Built {
     pub(super) unpacked: Unpacked,
@@ -156,6 +158,7 @@ fn decompress(incoming: mpsc::Receiver<Feed>, full: &SyncSender<io::Result<Piece
     let mut input = Downloaded { incoming, current: Bytes::new(), ended: false };
     let result = match input.magic() {
         Ok(magic) if magic.starts_with(&[0x1f, 0x8b]) => pump(&mut MultiGzDecoder::new(&mut input), full, recycled),
+        Ok(magic) if is_zstd(&magic) => zstd_decoder(&mut input).and_then(|mut zstd| pump(&mut zstd, full, recycled)),
         Ok(_) => forward(&mut input, full),
         Err(error) => Err(error),
     };
@@ -163,6 +166,18 @@ fn decompress(incoming: mpsc::Receiver<Feed>, full: &SyncSender<io::Result<Piece
         // a receiver that is gone has its own error already
         let _ = full.send(Err(error));
     }
+}
+
+/// A frame, or one of the skippable frames that may stand before it.
+fn is_zstd(magic: &[u8]) -> bool {
+    magic == [0x28, 0xb5, 0x2f, 0xfd]
+        || (magic.len() == 4 && magic[0] & 0xf0 == 0x50 && magic[1..] == [0x2a, 0x4d, 0x18])
+}
+
+fn zstd_decoder<'a, R: BufRead>(input: R) -> io::Result<zstd::stream::read::Decoder<'a, R>> {
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
+    decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+    Ok(decoder)
 }
 
 /// Decompresses into the buffers that the other thread gives back.

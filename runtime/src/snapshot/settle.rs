@@ -8,7 +8,8 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
@@ -20,21 +21,23 @@ use super::tree::{Dir, open_plain, show};
 use super::unpack::Unpacked;
 use super::{SnapshotError, sys};
 
-/// `parents` are the finished layers below, topmost first.
-pub(super) fn settle(root: &Path, unpacked: &mut Unpacked, parents: &[PathBuf]) -> Result<(), SnapshotError> {
+/// `parents` are the root directories of the layers below, topmost first. They are open directories because those
+/// layers may get their final names meanwhile.
+pub(super) fn settle(root: &Path, unpacked: &mut Unpacked, parents: &[Arc<File>]) -> Result<(), SnapshotError> {
+    let own = Arc::new(File::open(root).map_err(SnapshotError::disk("open", root))?);
     for (target, path) in std::mem::take(&mut unpacked.links) {
-        let copied = link(root, &target, &path, parents)?;
+        let copied = link(root, &own, &target, &path, parents)?;
         if let Some(bytes) = copied {
             unpacked.bytes += bytes.div_ceil(4096) * 4096;
             unpacked.inodes += 1;
         }
     }
     for path in std::mem::take(&mut unpacked.implied) {
-        adopt(root, &path, parents)?;
+        adopt(root, &own, &path, parents)?;
     }
     for (path, mtime) in std::mem::take(&mut unpacked.times) {
         let place = root.join(std::ffi::OsStr::from_bytes(&path));
-        match open_plain(root, &path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
+        match open_plain(&own, &path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Ok(fd) => attributes::set_times(fd.as_fd(), &place, mtime)?,
             // a later entry of the archive put something else there
             Err(error) if gone(&error) => {}
@@ -45,10 +48,10 @@ pub(super) fn settle(root: &Path, unpacked: &mut Unpacked, parents: &[PathBuf]) 
 }
 
 /// Gives a directory the owner, mode and time that it has below.
-fn adopt(root: &Path, path: &[u8], parents: &[PathBuf]) -> Result<(), SnapshotError> {
+fn adopt(root: &Path, own: &File, path: &[u8], parents: &[Arc<File>]) -> Result<(), SnapshotError> {
     let place = root.join(std::ffi::OsStr::from_bytes(path));
     let directory = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-    let own = match open_plain(root, path, directory) {
+    let own = match open_plain(own, path, directory) {
         Ok(fd) => fd,
         Err(error) if gone(&error) => return Ok(()),
         Err(error) => return Err(SnapshotError::disk("open", place)(error)),
@@ -71,7 +74,7 @@ fn adopt(root: &Path, path: &[u8], parents: &[PathBuf]) -> Result<(), SnapshotEr
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
             // a file, symlink or whiteout: whatever is further down is not visible
             Err(error) if gone(&error) => break,
-            Err(error) => return Err(SnapshotError::disk("open", parent)(error)),
+            Err(error) => return Err(SnapshotError::disk("open the lower layer's", &place)(error)),
         }
     }
     // new here: what mkdir makes as root, whatever the daemon's umask
@@ -82,11 +85,18 @@ fn adopt(root: &Path, path: &[u8], parents: &[PathBuf]) -> Result<(), SnapshotEr
 
 /// Makes a hard link whose target was not in the archive before it: within the layer if it came later, else by a copy
 /// from below, which is what overlayfs itself does on a write. Returns the size of a copy.
-fn link(root: &Path, target: &[u8], path: &[u8], parents: &[PathBuf]) -> Result<Option<u64>, SnapshotError> {
-    let (to, name) = split(root, path)?;
+fn link(
+    root: &Path,
+    own: &File,
+    target: &[u8],
+    path: &[u8],
+    parents: &[Arc<File>],
+) -> Result<Option<u64>, SnapshotError> {
+    let (to, name) = split(own, path)
+        .map_err(SnapshotError::disk("open the directory of", root.join(std::ffi::OsStr::from_bytes(path))))?;
     let place = root.join(std::ffi::OsStr::from_bytes(path));
     let failed = |error: Errno| SnapshotError::disk("link", &place)(error.into());
-    if let Ok((from, target_name)) = split(root, target) {
+    if let Ok((from, target_name)) = split(own, target) {
         match linkat(&from.fd, target_name, &to.fd, name, AtFlags::empty()) {
             Ok(()) => return Ok(None),
             Err(Errno::EEXIST) => return Ok(None),
@@ -141,13 +151,12 @@ fn copy(from: &Dir, source: &[u8], to: &Dir, name: &[u8], place: &Path) -> Resul
 }
 
 /// The directory that holds a path, and the path's last part.
-fn split<'a>(root: &Path, path: &'a [u8]) -> Result<(Dir, &'a [u8]), SnapshotError> {
+fn split<'a>(root: &File, path: &'a [u8]) -> io::Result<(Dir, &'a [u8])> {
     let (parent, name) = match path.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (&b""[..], path),
     };
-    let fd = open_plain(root, parent, OFlag::O_PATH | OFlag::O_DIRECTORY)
-        .map_err(SnapshotError::disk("open", root.join(std::ffi::OsStr::from_bytes(parent))))?;
+    let fd = open_plain(root, parent, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
     Ok((Dir { fd, path: parent.to_vec() }, name))
 }
 

@@ -6,8 +6,9 @@
 //! and continued from the layer's root, as they would be in a container. Nobody but us writes to the layer meanwhile.
 
 use std::collections::{HashMap, VecDeque};
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -213,26 +214,23 @@ enum Missing<'a> {
     Refuse,
 }
 
-fn open_directory(dir: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+fn open_directory(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(dir, name, flags, Mode::empty())
 }
 
-/// Opens something below `root` when no symlink is on the way, for reading its attributes.
-pub(super) fn open_plain(root: &Path, path: &[u8], flags: OFlag) -> io::Result<OwnedFd> {
-    let how_flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mut fd = nix::fcntl::open(root, how_flags, Mode::empty())?;
+/// Opens something below `root` when no symlink is on the way.
+pub(super) fn open_plain(root: &File, path: &[u8], flags: OFlag) -> io::Result<OwnedFd> {
     let mut parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).peekable();
-    if parts.peek().is_none() {
-        return Ok(openat(&fd, ".", flags | OFlag::O_CLOEXEC, Mode::empty())?);
-    }
+    let mut here: Option<OwnedFd> = None;
     while let Some(part) = parts.next() {
-        fd = match parts.peek() {
-            Some(_) => open_directory(&fd, part)?,
-            None => openat(&fd, part, flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?,
-        };
+        let from = here.as_ref().map_or(root.as_fd(), |fd| fd.as_fd());
+        if parts.peek().is_none() {
+            return Ok(openat(from, part, flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?);
+        }
+        here = Some(open_directory(from, part)?);
     }
-    Ok(fd)
+    Ok(openat(root, ".", flags | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
 /// `directory/name`, without a slash in front.
