@@ -67,6 +67,14 @@ impl Cgroup {
         }
     }
 
+    /// The v2 cgroup that `pid`, a process of the container, is in: the container's or one below.
+    pub fn of_process(&self, pid: i32) -> Option<PathBuf> {
+        let directory = self.directories.iter().find(|directory| directory.v2)?;
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+        Some(directory.path.join(below(path, directory.path.file_name()?.to_str()?)?))
+    }
+
     /// Kills every process in there. True when none is left.
     pub fn kill(&self) -> bool {
         let mut empty = true;
@@ -119,6 +127,13 @@ impl Cgroup {
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         })
     }
+}
+
+/// What of a process's cgroup path comes after the container's own name, which is unique.
+fn below<'a>(path: &'a str, own: &str) -> Option<&'a str> {
+    let (_, rest) = path.split_once(own)?;
+    let rest = rest.trim_start_matches('/');
+    (!rest.split('/').any(|part| part == "..")).then_some(rest)
 }
 
 /// Whether the text of `memory.events` or `memory.oom_control` tells of a process killed.
@@ -185,6 +200,15 @@ mod tests {
             assert!(Cgroup::new(&[bad.into()], "abc").is_err(), "{bad}");
         }
         assert!(Cgroup::new(&["/sys/fs/cgroup/memory/pods/crio-abc".into()], "abc").is_ok());
+    }
+
+    #[test]
+    fn the_cgroup_of_a_process_is_found_below_the_containers() {
+        assert_eq!(below("/pods/crio-abc", "crio-abc"), Some(""));
+        assert_eq!(below("/pods/crio-abc/init.scope", "crio-abc"), Some("init.scope"));
+        assert_eq!(below("/../../crio-abc/a/b", "crio-abc"), Some("a/b"));
+        assert_eq!(below("/crio-abc/../x", "crio-abc"), None);
+        assert_eq!(below("/elsewhere", "crio-abc"), None);
     }
 
     #[test]

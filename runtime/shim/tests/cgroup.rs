@@ -165,3 +165,26 @@ fn a_full_disk_loses_output_and_nothing_else() {
     assert!(again.ends_with(" stdout F again") && again.starts_with("20"), "its own line: {again}");
     pod.end();
 }
+
+#[test]
+fn an_exec_finds_a_place_in_a_container_with_threaded_cgroups() {
+    if !root() {
+        return;
+    }
+    let base = Path::new("/sys/fs/cgroup/unified");
+    if !base.join("cgroup.controllers").exists() {
+        eprintln!("skipped: needs cgroup v2 beside v1");
+        return;
+    }
+    let mut pod = Pod::new();
+    let mut spec = pod.container("exec sleep 1000");
+    pod.cgroup(&mut spec, &["unified"]);
+    pod.daemon.start(&spec);
+    // from here on a cgroup made below takes no processes
+    let threaded = Path::new(&spec.cgroups[0]).join("threads");
+    fs::create_dir(&threaded).unwrap();
+    fs::write(threaded.join("cgroup.type"), "threaded").unwrap();
+    let (_, out, _) = pod.daemon.exec(&spec.container, "grep ^0: /proc/self/cgroup");
+    assert!(out.ends_with(&format!("/crio-{}\n", spec.container)), "{out}");
+    pod.end();
+}

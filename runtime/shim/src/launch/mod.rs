@@ -63,9 +63,20 @@ pub fn container(spec: &LaunchSpec, streams: &Streams, status: &OwnedFd, placed:
     give_up(&result, status)
 }
 
+/// Where a further process of a container belongs.
+#[derive(Debug)]
+pub struct Place {
+    /// Its cgroups, one for v2 or one per controller for v1.
+    pub cgroups: Vec<String>,
+    /// On v2 the cgroup that the container's first process is in.
+    pub first: Option<String>,
+    /// The container's namespaces.
+    pub join: [Join; 2],
+}
+
 /// Becomes a further process of a running container.
-pub fn exec(spec: &ProcessSpec, cgroups: &[String], join: &[Join], streams: &Streams, status: &OwnedFd) -> ! {
-    let result = enter(spec, cgroups, join, streams, status);
+pub fn exec(spec: &ProcessSpec, place: &Place, streams: &Streams, status: &OwnedFd) -> ! {
+    let result = enter(spec, place, streams, status);
     give_up(&result, status)
 }
 
@@ -125,22 +136,16 @@ fn start(spec: &LaunchSpec, streams: &Streams, status: &OwnedFd, placed: bool) -
     process::become_program(process, &labels, status)
 }
 
-fn enter(
-    spec: &ProcessSpec,
-    cgroups: &[String],
-    join: &[Join],
-    streams: &Streams,
-    status: &OwnedFd,
-) -> Result<(), LaunchError> {
-    let keep: Vec<_> = join.iter().map(|namespace| &namespace.fd).collect();
+fn enter(spec: &ProcessSpec, place: &Place, streams: &Streams, status: &OwnedFd) -> Result<(), LaunchError> {
+    let keep: Vec<_> = place.join.iter().map(|namespace| &namespace.fd).collect();
     set_streams(streams, status, &keep)?;
     process::reset()?;
-    process::attach(cgroups)?;
+    process::attach_beside(&place.cgroups, place.first.as_ref())?;
     if let Some(value) = spec.oom_score_adj {
         process::set_oom_score(value, status)?;
     }
     let labels = Labels::open(spec)?;
-    for namespace in join {
+    for namespace in &place.join {
         setns(&namespace.fd, namespace.kind)
             .map_err(|source| LaunchError::Namespace { what: namespace.name, source })?;
     }

@@ -39,6 +39,20 @@ pub fn attach(cgroups: &[String]) -> Result<(), LaunchError> {
     Ok(())
 }
 
+/// As [`attach`], for a further process: where a cgroup of its own cannot be (on v2 the container may have made its
+/// cgroup a threaded one, or one that only hands out controllers), it goes to where the container's first process is.
+pub fn attach_beside(cgroups: &[String], first: Option<&String>) -> Result<(), LaunchError> {
+    for dir in cgroups {
+        match (attach(std::slice::from_ref(dir)), first) {
+            (Err(LaunchError::Cgroup { source: Errno::EBUSY | Errno::EOPNOTSUPP, .. }), Some(first)) => {
+                attach(std::slice::from_ref(first))?;
+            }
+            (result, _) => result?,
+        }
+    }
+    Ok(())
+}
+
 fn write_file(path: &str, text: &str) -> nix::Result<()> {
     let written = OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(text.as_bytes()));
     written.map_err(errno)

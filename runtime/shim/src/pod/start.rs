@@ -13,7 +13,7 @@ use crate::cgroup::Cgroup;
 use crate::container::Container;
 use crate::exec::Exec;
 use crate::io::pipe_to_read;
-use crate::launch::{self, Join, Streams};
+use crate::launch::{self, Join, Place, Streams};
 use crate::launcher::{Birth, Launcher};
 use crate::log::LogFile;
 use crate::output::{Output, Which};
@@ -155,6 +155,7 @@ impl Pod {
             Join { fd: namespace(pid, "cgroup")?, kind: CloneFlags::CLONE_NEWCGROUP, name: "cgroup" },
             Join { fd: namespace(pid, "mnt")?, kind: CloneFlags::CLONE_NEWNS, name: "mount" },
         ];
+        let first = container.cgroup.of_process(pid).and_then(|path| path.to_str().map(Into::into));
         let (cgroups, own) = match container.cgroup.make_below(&format!("exec-{number}")) {
             Ok(Some((all, own))) => (all, Some(own)),
             Ok(None) => (container.cgroup.paths(), None),
@@ -163,16 +164,10 @@ impl Pod {
                 return Err(Refusal::new(ErrorKind::System, message));
             }
         };
-        let forked = self.fork_exec(
-            caller,
-            spec,
-            number,
-            |streams, status| {
-                let cgroups: Vec<_> = cgroups.iter().map(|path| path.to_string_lossy().into_owned()).collect();
-                launch::exec(&process, &cgroups, &join, streams, status)
-            },
-            &join_pid,
-        );
+        let cgroups = cgroups.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+        let place = Place { cgroups, first, join };
+        let child = |streams: &Streams, status: &OwnedFd| launch::exec(&process, &place, streams, status);
+        let forked = self.fork_exec(caller, spec, number, child, &join_pid);
         match forked {
             Ok(mut exec) => {
                 (exec.container, exec.cgroup) = (owner, own);
