@@ -325,3 +325,15 @@ fn explain_says_how_to_look_by_hand_and_status_needs_a_run() {
     assert!(stderr(&unknown).contains("did you mean \"file//etc/crictl.yaml\"?"), "{unknown:?}");
     assert_eq!(code(&tree.agent(&["status"])), 11);
 }
+
+#[test]
+fn every_path_that_the_readme_names_exists_and_its_exit_codes_are_the_real_ones() {
+    let readme = include_str!("../README.md");
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let paths = readme.split('`').filter(|text| text.starts_with("src/") || text.starts_with("tests/"));
+    let missing: Vec<_> = paths.filter(|path| !here.join(path).exists()).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    for (exit, _) in nodeagent::exit::ALL {
+        assert!(readme.contains(&format!("\n| {} | ", exit.code())), "{exit:?}");
+    }
+}

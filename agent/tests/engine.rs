@@ -477,3 +477,53 @@ proptest::proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn a_tree_that_does_not_run_survives_a_crash_at_any_record_too() {
+    let tree = || {
+        let dir = tempfile::tempdir().unwrap();
+        // the fake leaves the files of a system behind
+        FakeHost::new(dir.path()).unwrap();
+        let unit = dir.path().join("usr/lib/systemd/system/nodeagent-runtime.service");
+        fs::write(unit, "[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n").unwrap();
+        dir
+    };
+    let config = "[selinux]\nmode = \"permissive\"\n[packages]\nsource = \"preinstalled\"\n[[file]]\npath = \"/etc/a/b\"\ncontent = \"b\"";
+    let settings = config::from_text(config).unwrap();
+    let run = async |dir: &Path, options: &Options| {
+        let host = Host::offline(dir).unwrap();
+        let platform = nodeagent::host::Platform::detect(&host).unwrap();
+        let resources = registry(&settings, &platform).unwrap();
+        Engine::new(&host, &platform, &settings.reconcile, resources).unwrap().run(options).await
+    };
+    let files = |dir: &Path| {
+        let mut files = BTreeMap::new();
+        collect(dir, dir, &mut files);
+        files.retain(|path, _| !path.starts_with("var/lib/nodeagent"));
+        files
+    };
+    let reference = tree();
+    let undisturbed = options();
+    let report = run(reference.path(), &undisturbed).await.unwrap();
+    assert_eq!(report.exit(), Exit::Converged, "{report:#?}");
+    for n in 1..=undisturbed.crash.written() {
+        let dir = tree();
+        assert!(run(dir.path(), &crash_after(n)).await.is_err(), "record {n}");
+        let report = run(dir.path(), &options()).await.unwrap();
+        assert_eq!(report.exit(), Exit::Converged, "after record {n}: {report:#?}");
+        assert_eq!(files(dir.path()), files(reference.path()), "after record {n}");
+    }
+}
+
+#[tokio::test]
+async fn old_journals_go_and_the_last_ones_stay() {
+    let bench = Bench::new();
+    for n in 0..40 {
+        let path: &'static str = if n % 2 == 0 { "/etc/even" } else { "/etc/odd" };
+        drop(fs::remove_file(bench.dir.path().join(path.trim_start_matches('/'))));
+        run_scripted(&bench, vec![scripted("one", &[], vec![write(path)], Some(path))], &options()).await;
+    }
+    let ids = Transaction::list(&bench.fake.host).unwrap();
+    assert_eq!(ids.len(), 32);
+    assert!(ids.last().unwrap().starts_with("000040-"), "{ids:?}");
+}

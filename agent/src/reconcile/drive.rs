@@ -10,6 +10,7 @@ use super::journal::{EndResult, Owner, Record};
 use super::notifications::action_for;
 use super::planned::{Finding, Planned};
 use super::report::{Phase, ResourceState};
+use super::transaction::Transaction;
 use crate::plan::{Action, Change, Diff, Notify, Outcome, ResourceId, Stage, UnitOp};
 use crate::telemetry::{chain, event};
 
@@ -220,6 +221,7 @@ impl<'h> Run<'_, 'h> {
             None => EndResult::Applied,
         };
         steps.journal().durable(&Record::End { result, at: self.engine.host.clock.now() })?;
+        Transaction::prune(self.engine.host)?;
         let message_id = match result {
             EndResult::Applied | EndResult::Superseded => event::TRANSACTION_APPLIED,
             EndResult::Degraded => event::TRANSACTION_DEGRADED,

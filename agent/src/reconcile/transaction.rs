@@ -10,6 +10,9 @@ use crate::plan::{Action, Change, Notify, ResourceId, Undo};
 /// A journal is bounded by the files it saves; four of the largest files that the agent reads.
 const JOURNAL_LIMIT: u64 = 64 * 1024 * 1024;
 
+/// Journals that are kept.
+const KEPT: usize = 32;
+
 /// Why a journal cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TransactionError {
@@ -112,6 +115,17 @@ impl Transaction {
             .list(TRANSACTION_DIR)
             .map_err(|source| TransactionError::Read { path: TRANSACTION_DIR.to_owned(), source })?;
         Ok(names.into_iter().flatten().filter_map(|name| name.strip_suffix(".jsonl").map(str::to_owned)).collect())
+    }
+
+    /// Removes journals of which nobody needs to know any more: only the last ones can be rolled back or explain a
+    /// state. Called after a transaction has ended, so that a run without changes writes nothing.
+    pub fn prune(host: &Host) -> Result<(), TransactionError> {
+        let ids = Transaction::list(host)?;
+        for id in &ids[..ids.len().saturating_sub(KEPT)] {
+            let path = path_of(id);
+            host.root.remove(&path).map_err(|source| TransactionError::Read { path, source })?;
+        }
+        Ok(())
     }
 
     /// An id for a new transaction. Ids sort in the order of the transactions, whatever the clock does: a machine without
