@@ -3,6 +3,8 @@
 /// Features that answers to clients depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kernel {
+    /// Major and minor version.
+    pub version: (u32, u32),
     /// Recursive mount attributes, hence recursive read-only mounts (5.12).
     pub mount_setattr: bool,
 }
@@ -12,7 +14,7 @@ impl Kernel {
     pub fn from_release(release: &str) -> Self {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0u32));
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        Kernel { mount_setattr: version >= (5, 12) }
+        Kernel { version, mount_setattr: version >= (5, 12) }
     }
 }
 

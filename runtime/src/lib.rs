@@ -31,6 +31,7 @@ pub mod network;
 pub mod node;
 pub mod notify;
 pub mod sandbox;
+pub mod seccomp;
 pub mod server;
 pub mod snapshot;
 pub mod state;

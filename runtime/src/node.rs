@@ -16,6 +16,7 @@ use crate::image::{ImageError, Images, ImagesConfig};
 use crate::kernel::Kernel;
 use crate::network::{Network, NetworkConfig};
 use crate::sandbox::{Environment, MemfdLauncher, Paths, Pods};
+use crate::seccomp::Filters;
 use crate::server::ServerError;
 use crate::state::{StateError, Store};
 use crate::telemetry::chain;
@@ -157,6 +158,7 @@ fn host_facts(config: &Config, kernel: Kernel) -> Result<HostFacts, Precondition
         rlimits: limits.collect(),
         pids_limit: config.containers.pids_limit,
         kernel,
+        seccomp: Filters::new(kernel.version),
     })
 }
 

@@ -57,7 +57,6 @@ fn info(cri: &Cri) -> HashMap<String, String> {
         "cniPluginDirs": config.network.plugin_dirs,
         "cgroupDriver": cri.node.cgroups.driver().name(),
         "cgroupVersion": cri.node.cgroups.version(),
-        "seccompRuntimeDefault": crate::container::seccomp::RUNTIME_DEFAULT,
     });
     HashMap::from([("config".to_owned(), shown.to_string())])
 }

@@ -76,6 +76,7 @@ fn spec_code(error: &SpecError) -> Code {
     match error {
         SpecError::ImageFile { .. } | SpecError::Source { .. } => Code::Internal,
         SpecError::Invalid(_)
+        | SpecError::Seccomp(_)
         | SpecError::RecursiveReadOnly(_)
         | SpecError::NoCommand
         | SpecError::Capability(_)

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::container::capabilities::UnknownCapability;
+use crate::container::seccomp::FilterError;
 
 /// Why a container cannot be put together.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +18,9 @@ pub enum SpecError {
     /// Nothing to execute.
     #[error("no command: neither the container nor its image has one")]
     NoCommand,
+    /// The seccomp filter that it asks for.
+    #[error(transparent)]
+    Seccomp(FilterError),
     /// No such capability.
     #[error(transparent)]
     Capability(#[from] UnknownCapability),

@@ -17,12 +17,13 @@ use nodeagent_shim::protocol::{LaunchSpec, PidNamespace, Placement, ProcessSpec,
 pub use error::SpecError;
 pub use signal::to_cri as to_cri_signal;
 
-use super::capabilities;
 use super::record::User;
+use super::{capabilities, seccomp};
 use crate::cgroup::{CgroupPath, Cgroups, DeviceRule};
 use crate::image::{ImageConfig, Rootfs};
 use crate::kernel::Kernel;
 use crate::sandbox::SandboxRecord;
+use crate::seccomp::Filters;
 
 /// What containers are given by default, and what the host can give.
 #[derive(Debug, Clone)]
@@ -37,6 +38,8 @@ pub struct HostFacts {
     pub pids_limit: u64,
     /// What the kernel can do.
     pub kernel: Kernel,
+    /// Seccomp filters built so far.
+    pub seccomp: Filters,
 }
 
 /// What a container is put together from.
@@ -108,7 +111,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
         no_new_privs: context.no_new_privs,
         rlimits: inputs.host.rlimits.clone(),
         oom_score_adj: resources.map(|resources| i32::try_from(resources.oom_score_adj).unwrap_or(0)),
-        seccomp: None,
+        seccomp: seccomp::filter(&context, &inputs.host.seccomp, sets.bounding).map_err(SpecError::Seccomp)?,
         selinux_label: None,
         apparmor_profile: security::apparmor(&context)?,
         terminal: inputs.config.tty,

@@ -13,6 +13,7 @@ use nodeagent_shim::protocol::Mount;
 use super::*;
 use crate::cgroup::{Driver, Hierarchy, Layout};
 use crate::sandbox::SandboxState;
+use crate::seccomp::Filters;
 
 /// A pod, an image and a host; tests change what they are about.
 struct Fixture {
@@ -73,7 +74,8 @@ impl Fixture {
             capabilities: vec!["CHOWN".into(), "KILL".into()],
             rlimits: vec![(7, 1024, 4096)],
             pids_limit: 0,
-            kernel: Kernel { mount_setattr: true },
+            kernel: Kernel { version: (6, 1), mount_setattr: true },
+            seccomp: Filters::new((6, 1)),
         };
         let rootfs = Rootfs {
             lower: vec![self.dir.path().join("lower")],
