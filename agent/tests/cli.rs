@@ -219,6 +219,21 @@ fn a_config_that_is_not_valid_touches_nothing() {
 }
 
 #[test]
+fn a_config_file_that_cannot_be_read_is_named_and_touches_nothing() {
+    let tree = Tree::new(FILES);
+    fs::create_dir_all(tree.path("/etc/nodeagent/config.d/50-dir.toml")).unwrap();
+    tree.write("/etc/nodeagent/config.d/60-bytes.toml", "");
+    fs::write(tree.path("/etc/nodeagent/config.d/60-bytes.toml"), [0xff, 0xfe]).unwrap();
+    let before = tree.snapshot();
+    let output = tree.agent(&["apply", "--yes"]);
+    assert_eq!(code(&output), 10, "{output:?}");
+    let text = stderr(&output);
+    assert!(text.contains("/etc/nodeagent/config.d/50-dir.toml: cannot be read"), "{text}");
+    assert!(text.contains("/etc/nodeagent/config.d/60-bytes.toml: not UTF-8 at byte 0"), "{text}");
+    assert_eq!(tree.snapshot(), before);
+}
+
+#[test]
 fn config_check_needs_no_host_and_config_show_names_origins() {
     let tree = Tree::new(FILES);
     tree.write("/etc/nodeagent/config.d/50-x.toml", "[node]\nrole = \"control-plane\"\n");

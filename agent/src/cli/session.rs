@@ -40,15 +40,8 @@ impl Session {
     pub fn open(global: &Global) -> Result<Session, Failure> {
         let host = open_host(global)?;
         let platform = Platform::detect(&host)?;
-        platform.supported()?;
-        if !host.is_offline() {
-            if !run_by_systemd(&host.root)? {
-                return Err(PlatformError::NoSystemd.into());
-            }
-            if !Uid::effective().is_root() {
-                return Err(Failure::precondition("this looks at and changes the system: run it as root"));
-            }
-        }
+        let running = Running { by_systemd: run_by_systemd(&host.root)?, as_root: Uid::effective().is_root() };
+        may_manage(&platform, (!host.is_offline()).then_some(running))?;
         let config = load_config(&host, global)?;
         Ok(Session { host, platform, config })
     }
@@ -57,6 +50,24 @@ impl Session {
     pub fn engine(&self) -> Result<Engine<'_>, Failure> {
         let resources = resource::registry(&self.config.settings, &self.platform)?;
         Ok(Engine::new(&self.host, &self.platform, &self.config.settings.reconcile, resources)?)
+    }
+}
+
+/// What matters of a system that runs.
+struct Running {
+    by_systemd: bool,
+    as_root: bool,
+}
+
+/// Whether a system may be managed at all; `running` is none for a tree that does not run.
+fn may_manage(platform: &Platform, running: Option<Running>) -> Result<(), Failure> {
+    platform.supported()?;
+    match running {
+        Some(Running { by_systemd: false, .. }) => Err(PlatformError::NoSystemd.into()),
+        Some(Running { as_root: false, .. }) => {
+            Err(Failure::precondition("this looks at and changes the system: run it as root"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -123,6 +134,31 @@ pub fn facts_here() -> Facts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_system_is_13_and_a_system_without_systemd_or_root_is_11() {
+        let platform = |id: &str, version: &str| Platform {
+            id: id.to_owned(),
+            id_like: Vec::new(),
+            name: id.to_owned(),
+            version: version.to_owned(),
+            systemd: None,
+            kernel: String::new(),
+            arch: "x86_64",
+            cgroups: crate::host::platform::CgroupMode::Unknown,
+        };
+        let running = |by_systemd, as_root| Some(Running { by_systemd, as_root });
+        let code = |platform: &Platform, running| may_manage(platform, running).map_err(|failure| failure.exit_code);
+        let (el, debian) = (platform("centos", "9"), platform("debian", "12"));
+        assert_eq!(code(&el, running(true, true)), Ok(()));
+        assert_eq!(code(&el, running(false, true)), Err(11));
+        assert_eq!(code(&el, running(true, false)), Err(11));
+        assert_eq!(code(&el, None), Ok(()), "a tree needs neither");
+        for state in [running(true, true), running(false, false), None] {
+            assert_eq!(code(&debian, state), Err(13));
+        }
+        assert_eq!(code(&platform("centos", "7"), None), Err(13));
+    }
 
     #[test]
     fn a_root_other_than_that_of_process_1_is_a_chroot() {
