@@ -30,6 +30,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
 use nodeagent_shim::protocol;
 
+use crate::reaper::ReaperError;
 use crate::server::{ServeError, Server};
 
 /// Number of the listening socket.
@@ -47,7 +48,7 @@ enum MainError {
     #[error("set up the process")]
     Process { source: nix::errno::Errno },
     #[error("be the reaper")]
-    Reaper { source: nix::errno::Errno },
+    Reaper { source: ReaperError },
     #[error("serve")]
     Serve { source: ServeError },
 }
@@ -64,7 +65,6 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), MainError> {
     if let Some(socket) = reapers_socket(std::env::args_os()) {
-        let socket = sys::inherited(socket).map_err(|source| MainError::Reaper { source })?;
         return reaper::run(socket).map_err(|source| MainError::Reaper { source });
     }
     let sandbox = sandbox_of(std::env::args_os().skip(1)).ok_or(MainError::Usage)?;

@@ -2,10 +2,11 @@
 //! about to become its program cannot write to what other pods' shims run from (CVE-2019-5736).
 
 use std::ffi::CString;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, SealFlag, fcntl};
@@ -29,6 +30,7 @@ pub fn ensure() -> io::Result<()> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let mut copy = File::from(memfd_create(c"nodeagent-shim", flags)?);
     io::copy(&mut program, &mut copy)?;
+    copy.set_permissions(Permissions::from_mode(0o500))?;
     fcntl(&copy, FcntlArg::F_ADD_SEALS(seals | SealFlag::F_SEAL_SEAL))?;
     let zero = |_| io::Error::from(io::ErrorKind::InvalidInput);
     let args =

@@ -1,16 +1,15 @@
 //! Process 1 of a PID namespace that the containers of a pod share.
 //!
 //! It does what process 1 must: takes in orphans and lets them go. It is the shim's program under another name, made
-//! harmless by its launcher (an empty root, nobody's user, no capability) and by itself: it is not dumpable, and all
-//! system calls but the few below are closed to it.
-
-use std::os::fd::OwnedFd;
+//! harmless by its launcher (an empty read-only root) and by itself: it is nobody, has no capability, is not dumpable,
+//! and all system calls but the few below are closed to it.
 
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 
 use crate::launch::report::Report;
+use crate::launch::{LaunchError, become_nobody};
 use crate::sys;
 
 /// Name under which the program is the reaper.
@@ -28,17 +27,36 @@ const ALLOWED: [libc::c_long; 8] = [
     libc::SYS_restart_syscall,
 ];
 
-/// Never returns but with an error from before it began. `socket` is where the shim waits for it.
-pub fn run(socket: OwnedFd) -> Result<(), Errno> {
-    prctl::set_dumpable(false)?;
+/// What can keep it from beginning.
+#[derive(Debug, thiserror::Error)]
+pub enum ReaperError {
+    #[error("take over the socket")]
+    Socket { source: Errno },
+    #[error("give up all rights")]
+    Rights { source: LaunchError },
+    #[error("set up the process")]
+    Process { source: Errno },
+    #[error("load the seccomp filter")]
+    Seccomp { source: Errno },
+    #[error("say that it is ready")]
+    Ready { source: Errno },
+}
+
+/// Never returns but with an error from before it began. `socket` is the number of that where the shim waits for it.
+pub fn run(socket: i32) -> Result<(), ReaperError> {
+    let process = |source| ReaperError::Process { source };
+    let socket = sys::inherited(socket).map_err(|source| ReaperError::Socket { source })?;
+    become_nobody(&socket).map_err(|source| ReaperError::Rights { source })?;
+    // after the change of user, which sets it anew
+    prctl::set_dumpable(false).map_err(process)?;
     let all = SigSet::all();
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), None)?;
-    let ready = serde_json::to_vec(&Report::Ready).map_err(|_| Errno::EINVAL)?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), None).map_err(process)?;
+    let ready = serde_json::to_vec(&Report::Ready).map_err(|_| process(Errno::EINVAL))?;
     let mut wanted = SigSet::empty();
     wanted.add(Signal::SIGCHLD);
     wanted.add(Signal::SIGTERM);
-    sys::load_seccomp(&filter())?;
-    nix::unistd::write(&socket, &ready)?;
+    sys::load_seccomp(&filter()).map_err(|source| ReaperError::Seccomp { source })?;
+    nix::unistd::write(&socket, &ready).map_err(|source| ReaperError::Ready { source })?;
     drop(socket);
     loop {
         match sys::wait_signal(&wanted) {

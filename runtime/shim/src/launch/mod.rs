@@ -27,9 +27,10 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchdir, pivot_root};
 
-use self::error::LaunchError;
+pub use self::error::LaunchError;
 pub use self::error::chain;
 use self::process::Labels;
+pub use self::process::become_nobody;
 use self::report::{Report, send, wait_for_release};
 use self::resolve::{Make, Root};
 use crate::protocol::{LaunchSpec, Placement, ProcessSpec};

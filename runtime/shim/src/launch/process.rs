@@ -196,9 +196,15 @@ pub fn become_program(process: &ProcessSpec, labels: &Labels, status: &OwnedFd) 
 }
 
 /// Gives up all rights for good, for a program of our own that needs none.
-pub fn become_nobody(process: &ProcessSpec, labels: &Labels, status: &OwnedFd) -> Result<(), LaunchError> {
+pub fn become_nobody(status: &OwnedFd) -> Result<(), LaunchError> {
+    /// `nobody` everywhere; the kernel's overflow id.
+    const NOBODY: u32 = 65534;
+    become_user(&ProcessSpec { uid: NOBODY, gid: NOBODY, ..ProcessSpec::default() }, status)
+}
+
+/// What of a process that is about to execute a program of our own is not about files.
+pub fn confine(labels: &Labels, status: &OwnedFd) -> Result<(), LaunchError> {
     own_keyring(status);
-    become_user(process, status)?;
     prctl::set_no_new_privs().map_err(|source| LaunchError::NoNewPrivs { source })?;
     labels.write()
 }

@@ -1,4 +1,5 @@
-//! Making the reaper: process 1 of a shared PID namespace, in an empty root, as nobody.
+//! Making the reaper: process 1 of a shared PID namespace, in an empty root. It becomes nobody itself, because the
+//! program may be executed by root alone.
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,9 +16,6 @@ use crate::io::open_path;
 use crate::protocol::ProcessSpec;
 use crate::{memory_file, reaper, sys};
 
-/// `nobody` everywhere; the kernel's overflow id.
-const NOBODY: u32 = 65534;
-
 /// Where the empty root is mounted: a directory that every host has. Only this process sees it.
 const PLACE: &str = "/proc";
 
@@ -30,13 +28,7 @@ pub(super) fn become_reaper(selinux_label: Option<&str>, status: &OwnedFd) -> Re
     let program: OwnedFd = memory_file::own().map_err(open)?.into();
     set_streams(&Streams::default(), status, &[&program])?;
     process::reset()?;
-    let spec = ProcessSpec {
-        uid: NOBODY,
-        gid: NOBODY,
-        no_new_privs: true,
-        selinux_label: selinux_label.map(Into::into),
-        ..ProcessSpec::default()
-    };
+    let spec = ProcessSpec { selinux_label: selinux_label.map(Into::into), ..ProcessSpec::default() };
     let labels = Labels::open(&spec)?;
     make_namespace(CloneFlags::CLONE_NEWNS, "mount")?;
     mounts::cut_off()?;
@@ -45,7 +37,7 @@ pub(super) fn become_reaper(selinux_label: Option<&str>, status: &OwnedFd) -> Re
     mount(Some("tmpfs"), PLACE, Some("tmpfs"), flags, Some("nr_blocks=1,nr_inodes=1")).map_err(empty)?;
     let root = Root::new(open_path(PLACE).map_err(empty)?);
     pivot(&root).map_err(|source| LaunchError::Pivot { source })?;
-    process::become_nobody(&spec, &labels, status)?;
+    process::confine(&labels, status)?;
     sys::cloexec_from(3);
     let failed = |source| LaunchError::Execute { program: reaper::NAME.into(), source };
     sys::keep_across_exec(status).map_err(failed)?;
