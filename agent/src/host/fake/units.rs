@@ -44,6 +44,8 @@ type DropIns = Vec<(String, String)>;
 struct State {
     units: BTreeMap<String, FakeUnit>,
     read: BTreeMap<String, DropIns>,
+    /// What a masked unit is again when it is unmasked: its links stay.
+    beneath: BTreeMap<String, UnitFileState>,
     dead: bool,
 }
 
@@ -104,6 +106,7 @@ impl FakeSystemd {
     ) -> Result<bool, SystemdError> {
         self.alive(call, name)?;
         let mut state = self.state();
+        let state = &mut *state;
         let unit = match state.units.get_mut(name) {
             Some(unit) => unit,
             // masking needs no unit
@@ -122,7 +125,12 @@ impl FakeSystemd {
             _ => {}
         }
         self.ledger.note(format!("{call} {name}"));
-        unit.state = to;
+        let before = std::mem::replace(&mut unit.state, to);
+        if call == "mask" {
+            state.beneath.insert(name.to_owned(), before);
+        } else if call == "unmask" {
+            unit.state = state.beneath.remove(name).unwrap_or(to);
+        }
         Ok(true)
     }
 

@@ -10,6 +10,7 @@ mod write;
 
 pub use write::Ownership;
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -304,6 +305,27 @@ impl Root {
         Ok(Some(names))
     }
 
+    /// The files that count in a set of drop-in directories, in the order in which they are read: by name, and of files with
+    /// one name the one in the earliest directory. An empty file or a link to /dev/null there hides the later ones.
+    pub fn drop_ins(&self, dirs: &[&str], suffix: &str) -> Result<Vec<(String, String)>, RootError> {
+        let mut winners: BTreeMap<String, String> = BTreeMap::new();
+        for dir in dirs {
+            for name in self.list(dir)?.unwrap_or_default() {
+                if name.ends_with(suffix) && !name.starts_with('.') {
+                    winners.entry(name.clone()).or_insert_with(|| format!("{dir}/{name}"));
+                }
+            }
+        }
+        let mut files = Vec::new();
+        for path in winners.into_values() {
+            let hidden = self.link_target(&path)?.as_deref() == Some("/dev/null");
+            if !hidden && let Some(bytes) = self.read(&path)? {
+                files.push((path, String::from_utf8_lossy(&bytes).into_owned()));
+            }
+        }
+        Ok(files)
+    }
+
     /// True when something accepts connections on the Unix socket. Blocks while its queue is full.
     pub fn accepts_connections(&self, path: &str) -> Result<bool, RootError> {
         use std::os::fd::AsRawFd;
@@ -370,3 +392,6 @@ fn split(path: &str) -> Result<(&str, &str), RootError> {
     }
     Ok((if parent.is_empty() { "/" } else { parent }, name))
 }
+
+#[cfg(test)]
+mod tests;

@@ -209,7 +209,10 @@ impl Systemd for Offline {
 
     async fn disable(&self, name: &str) -> Result<bool, SystemdError> {
         let failed = |source| SystemdError::File { unit: name.to_owned(), source };
-        let names = self.with_also(name)?.into_iter().map(|unit| unit.name).collect();
+        // another name of a unit takes the unit itself with it, and with that all its names
+        let main = base_name_if_alias(&self.require(name)?, name).to_owned();
+        let mut names: BTreeSet<String> = self.with_also(&main)?.into_iter().map(|unit| unit.name).collect();
+        names.insert(name.to_owned());
         let links = self.links_to(&names).map_err(failed)?;
         for link in &links {
             self.root.remove(link).map_err(failed)?;
