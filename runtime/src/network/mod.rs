@@ -8,6 +8,7 @@
 //! * [`conf`], [`conf_dir`]: configuration files, and which of them counts
 //! * [`chain`], [`plugin`], [`exec`]: a verb on a list, on one plugin, as a process with bounds
 //! * [`builtin`], [`netlink`]: a bridge with addresses from host-local, without processes
+//! * [`releases`]: addresses that return when their links are gone
 //! * [`result`]: answers in the forms of all versions
 //! * [`cache`]: what DEL needs to undo what ADD did
 //! * [`netns`]: the namespaces' names under `/run/netns`
@@ -23,6 +24,7 @@ mod netlink;
 pub mod netns;
 mod plugin;
 mod pod;
+mod releases;
 mod result;
 mod sandbox_locks;
 mod version;
@@ -43,11 +45,15 @@ use cache::{By, Cache, Record};
 use chain::Chain;
 use conf::ConfList;
 use conf_dir::ConfDir;
+use releases::Releases;
 use result::AddResult;
 use sandbox_locks::{SandboxGuard, SandboxLocks};
 use serde_json::{Value, json};
 use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// How long an ADD waits for addresses of deleted pods when its pool is full.
+const RETURN_OF_ADDRESSES: Duration = Duration::from_secs(3);
 
 /// Where things are and how long they may take.
 #[derive(Debug, Clone)]
@@ -113,6 +119,7 @@ struct Inner {
     locks: SandboxLocks,
     adding: Semaphore,
     deleting: Semaphore,
+    releases: Releases,
 }
 
 impl Network {
@@ -124,6 +131,7 @@ impl Network {
             locks: SandboxLocks::default(),
             adding: Semaphore::new(config.parallel.max(1)),
             deleting: Semaphore::new(config.parallel.max(1)),
+            releases: Releases::default(),
             config,
         };
         Self { inner: Arc::new(inner) }
@@ -149,6 +157,7 @@ impl Network {
         let own = Arc::new(inner.locks.lock(&pod.sandbox_id).await);
         let list = inner.usable_list()?;
         let _place = place(&inner.adding).await;
+        inner.releases.forget(&pod.sandbox_id);
         if let Some(stale) = inner.cache.load(&pod.sandbox_id)? {
             inner.undo(&stale, &own).await?;
         }
@@ -157,7 +166,7 @@ impl Network {
         let mut record = Record::new(by, pod.clone(), (*list).clone());
         inner.cache.store(&record)?;
         let added = match builtin {
-            Some(network) => builtin::add(network, &record, Arc::clone(&own)).await,
+            Some(network) => inner.add_builtin(network, &record, &own).await,
             None => inner.chain(&list, inner.config.add_timeout).add(pod).await,
         };
         let added = added.and_then(|result| {
@@ -176,7 +185,8 @@ impl Network {
     }
 
     /// Takes a pod's network away, with the configuration and the result of its ADD. Fine with a namespace that is
-    /// gone, and with a pod that has no network (any more).
+    /// gone, and with a pod that has no network (any more). What is built in goes with the pod's namespace, of which the
+    /// caller removes the name after this; its address is free when the kernel says that the link is gone.
     pub async fn del(&self, pod: &PodNetwork) -> Result<(), NetworkError> {
         pod.validate()?;
         self.inner.del(pod).await
@@ -188,6 +198,9 @@ impl Network {
         let inner = &*self.inner;
         let _own = inner.locks.lock(&pod.sandbox_id).await;
         let unknown = || NetworkError::Unknown(pod.sandbox_id.clone());
+        if inner.releases.contains(&pod.sandbox_id) {
+            return Err(unknown());
+        }
         let record = inner.cache.load(&pod.sandbox_id)?.ok_or_else(unknown)?;
         let result = record.result.as_ref().ok_or_else(unknown)?;
         match record.by {
@@ -201,7 +214,7 @@ impl Network {
 
     /// What a sandbox got, from its record: for a daemon that restarts.
     pub fn attachment(&self, sandbox_id: &str) -> Result<Option<Attachment>, NetworkError> {
-        if !conf::is_name(sandbox_id) {
+        if !conf::is_name(sandbox_id) || self.inner.releases.contains(sandbox_id) {
             return Ok(None);
         }
         let record = self.inner.cache.load(sandbox_id)?;
@@ -212,10 +225,16 @@ impl Network {
         attachment(result, &network).map(Some)
     }
 
+    /// Waits until the addresses of all deleted pods are back in their pools: for an orderly stop. Those that are not by
+    /// then are found by the next [`Network::gc`].
+    pub async fn settled(&self) {
+        self.inner.releases.settled().await;
+    }
+
     /// Removes the network of every sandbox that is not in `valid`, then lets plugins (since version 1.1) clean up what
     /// they know of beyond that. Everything is tried; the first error is returned.
     pub async fn gc(&self, valid: &[String]) -> Result<(), NetworkError> {
-        let inner = &*self.inner;
+        let inner = &self.inner;
         let mut first_error = None;
         for sandbox in inner.cache.sandboxes()? {
             if valid.contains(&sandbox) {
@@ -264,8 +283,11 @@ impl Inner {
         Chain { list, directories: &self.config.plugin_dirs, limit }
     }
 
-    async fn del(&self, pod: &PodNetwork) -> Result<(), NetworkError> {
+    async fn del(self: &Arc<Self>, pod: &PodNetwork) -> Result<(), NetworkError> {
         let own = Arc::new(self.locks.lock(&pod.sandbox_id).await);
+        if self.releases.contains(&pod.sandbox_id) {
+            return Ok(());
+        }
         let record = match self.cache.load(&pod.sandbox_id) {
             Ok(Some(record)) => record,
             // every ADD begins with a record: without one there is nothing to undo
@@ -283,8 +305,33 @@ impl Inner {
             }
             Err(error) => return Err(error.into()),
         };
+        if record.by == By::Builtin {
+            releases::later(self, record);
+            return Ok(());
+        }
         let _place = place(&self.deleting).await;
         self.undo(&record, &own).await
+    }
+
+    /// A full pool may have addresses on their way back.
+    async fn add_builtin(
+        &self,
+        network: BridgeNetwork,
+        record: &Record,
+        own: &Arc<SandboxGuard>,
+    ) -> Result<AddResult, NetworkError> {
+        let deadline = tokio::time::Instant::now() + RETURN_OF_ADDRESSES;
+        loop {
+            match builtin::add(network.clone(), record, Arc::clone(own)).await {
+                Err(error) if builtin::is_exhausted(&error) => {
+                    let progress = tokio::time::timeout_at(deadline, self.releases.progress()).await;
+                    if !progress.unwrap_or(false) {
+                        return Err(error);
+                    }
+                }
+                added => return added,
+            }
+        }
     }
 
     /// DEL of what is on record, then the record itself.

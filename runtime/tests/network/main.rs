@@ -4,9 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "clippy.toml's exception for tests does not reach their helpers")]
 
 mod chains;
+mod cost;
 mod namespaces;
 mod node;
 mod oracle;
 mod reference;
+mod releases;
 mod scripts;
 mod unruly;

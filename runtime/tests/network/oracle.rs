@@ -104,6 +104,7 @@ fn the_same_configuration_gives_the_same_network_and_the_same_result() {
                     all.lock().unwrap().entry((index, version)).or_default().push(seen);
                     node.network.check(&pod).await.unwrap();
                     node.network.del(&pod).await.unwrap();
+                    node.network.settled().await;
                     let last: BTreeMap<_, _> =
                         node.store().into_iter().filter(|(name, _)| !name.starts_with("last_reserved_ip.")).collect();
                     assert_eq!(last, BTreeMap::from([("lock".to_owned(), String::new())]));
@@ -139,8 +140,10 @@ fn both_share_one_store_and_each_pod_is_deleted_by_whoever_added_it() {
         changed.check(&a).await.unwrap();
         changed.del(&a).await.unwrap();
         changed.gc(&["cc".to_owned()]).await.unwrap();
+        changed.settled().await;
         assert_eq!(node.addresses(), ["10.77.0.4", "fd00:77::4"]);
         node.network.del(&c).await.unwrap();
+        node.network.settled().await;
         assert!(node.addresses().is_empty());
         assert!(!links().iter().any(|link| link.starts_with("veth")));
     });

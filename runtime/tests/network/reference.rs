@@ -60,6 +60,7 @@ fn a_bridge_gives_a_pod_its_address_and_takes_it_back() {
 
             node.network.del(&pod).await.unwrap();
             node.network.del(&pod).await.unwrap();
+            node.network.settled().await;
             assert!(node.addresses().is_empty());
             assert!(!links().iter().any(|link| link.starts_with("veth")), "{:?}", links());
             run("ip", &["netns", "del", pod.netns.file_name().unwrap().to_str().unwrap()]);
@@ -92,12 +93,14 @@ fn a_namespace_that_is_gone_does_not_keep_addresses() {
         // the name without its mount, as a reboot leaves it
         std::fs::write(&pod.netns, "").unwrap();
         node.network.del(&pod).await.unwrap();
+        node.network.settled().await;
         assert!(node.addresses().is_empty());
 
         let pod = node.pod("bb");
         node.network.add(&pod).await.unwrap();
         run("ip", &["netns", "del", "nodeagent-bb"]);
         node.network.gc(&[]).await.unwrap();
+        node.network.settled().await;
         assert!(node.addresses().is_empty());
     });
 }
@@ -126,6 +129,7 @@ fn dual_stack_pods_are_reached_through_host_ports() {
         assert_eq!(addresses(&pod, "eth0"), ["10.88.7.2/24", "fd00:88::2/64"]);
         assert_eq!(greeting_from("192.0.2.1:8080".parse().unwrap()), "hello through a host port");
         node.network.del(&pod).await.unwrap();
+        node.network.settled().await;
         assert!(node.addresses().is_empty());
         let refused = TcpStream::connect_timeout(&"192.0.2.1:8080".parse().unwrap(), Duration::from_secs(5));
         assert!(refused.is_err(), "the host port is gone");
@@ -150,8 +154,10 @@ fn a_full_pool_is_a_clear_error_and_deleted_pods_make_room() {
         assert!(text(&error).contains(words), "{}", text(&error));
         assert_eq!(links().iter().filter(|link| link.starts_with("veth")).count(), 5, "nothing of the sixth is left");
         node.network.del(&pods[2]).await.unwrap();
+        // finds the address that is on its way back
         node.network.add(&pods[5]).await.unwrap();
         node.network.gc(&["p5".into()]).await.unwrap();
+        node.network.settled().await;
         assert_eq!(node.addresses().len(), 1);
     });
 }
@@ -166,6 +172,7 @@ fn many_pods_at_once_get_different_addresses() {
         assert_eq!(ips.len(), pods.len());
         let deleted = futures_util::future::join_all(pods.iter().map(|pod| node.network.del(pod))).await;
         assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+        node.network.settled().await;
         assert!(node.addresses().is_empty());
     });
 }

@@ -99,7 +99,7 @@ pub enum BridgeError {
 }
 
 /// The host's end is named after the sandbox, so that it is found again without a record.
-fn host_link_name(sandbox: &str) -> String {
+pub(in crate::network) fn host_link_name(sandbox: &str) -> String {
     let digest = Sha256::digest(format!("{sandbox}/{INTERFACE}"));
     let hex: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     // 15 bytes is all that a link's name may have

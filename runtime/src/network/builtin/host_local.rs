@@ -113,9 +113,22 @@ impl<'a> Store<'a> {
         Ok(Self { directory, _lock: lock })
     }
 
-    /// One address from each pool.
+    /// One address from each pool, or none.
     pub(super) fn allocate(&self, pools: &[Pool], owner: Owner<'_>) -> Result<Vec<Lease>, AddressError> {
-        pools.iter().enumerate().map(|(index, pool)| self.take(index, pool, owner)).collect()
+        let mut leases: Vec<Lease> = Vec::with_capacity(pools.len());
+        for (index, pool) in pools.iter().enumerate() {
+            match self.take(index, pool, owner) {
+                Ok(lease) => leases.push(lease),
+                Err(error) => {
+                    let taken: Vec<_> = leases.iter().map(|lease| lease.ip).collect();
+                    if !taken.is_empty() {
+                        self.release(owner, &taken)?;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(leases)
     }
 
     /// The next free address after the one given out last, so that one that was just freed rests for a while.
@@ -126,7 +139,7 @@ impl<'a> Store<'a> {
             if ip == range.gateway || !self.mark(ip, owner)? {
                 continue;
             }
-            write(&marker, &ip.to_string(), true).map_err(|source| AddressError::Write { path: marker, source })?;
+            overwrite(&marker, &ip.to_string()).map_err(|source| AddressError::Write { path: marker, source })?;
             return Ok(Lease { ip, prefix: range.prefix, gateway: range.gateway });
         }
         // pools are not empty
@@ -141,7 +154,7 @@ impl<'a> Store<'a> {
     /// Marks an address as used; `false` when it is.
     fn mark(&self, ip: IpAddr, owner: Owner<'_>) -> Result<bool, AddressError> {
         let path = self.directory.join(ip.to_string());
-        match write(&path, &owner.text(), false) {
+        match create(&path, &owner.text()) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(source) => Err(AddressError::Write { path, source }),
@@ -194,15 +207,16 @@ fn candidates(pool: &Pool, last: Option<IpAddr>) -> impl Iterator<Item = (IpAddr
         .flat_map(|((first, end), range)| (first..=end).map(move |bits| (from_bits(bits, range.first), range)))
 }
 
-fn write(path: &Path, text: &str, replace: bool) -> io::Result<()> {
-    let mut options = fs::OpenOptions::new();
-    options.write(true).mode(0o600);
-    if replace {
-        options.create(true).truncate(true)
-    } else {
-        options.create_new(true)
-    };
-    options.open(path)?.write_all(text.as_bytes())
+fn create(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+/// Not truncated before it is written: ext4 makes whoever closes a file that was truncated wait for the disk.
+fn overwrite(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.set_len(text.len() as u64)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ pub use bridge::BridgeError;
 pub use host_local::AddressError;
 pub use sysctl::SysctlError;
 
+pub(super) use bridge::host_link_name;
 pub(super) use conf::{BridgeNetwork, supported};
 
 use super::{cache::Record, error::NetworkError, pod::INTERFACE, result::AddResult, sandbox_locks::SandboxGuard};
@@ -40,6 +41,11 @@ pub(super) async fn add(
     .await
     .map_err(|source| NetworkError::Builtin { network: name, verb: "ADD", source })?;
     AddResult::from_value(raw).map_err(NetworkError::Recorded)
+}
+
+/// Whether a network could not be made for want of an address.
+pub(super) fn is_exhausted(error: &NetworkError) -> bool {
+    matches!(error, NetworkError::Builtin { source: BridgeError::Address(AddressError::Exhausted { .. }), .. })
 }
 
 /// Takes away what [`add`] made, or a part of it.

@@ -2,7 +2,7 @@
 
 use super::{
     NetlinkError, Socket,
-    message::{ACK, Batch, CREATE, DUMP, EXCL, attribute, u32_at},
+    message::{ACK, Batch, CREATE, DUMP, EXCL, Message, attribute, u32_at},
 };
 use std::{
     net::IpAddr,
@@ -229,6 +229,13 @@ impl Socket {
         })?;
         Ok(found)
     }
+}
+
+/// The name of the link that a message says is gone.
+pub(super) fn deleted_link(message: Message<'_>) -> Option<String> {
+    // bridges report with the same number that one of their ports is gone
+    let of_bridge = message.payload.first() == Some(&AF_BRIDGE);
+    (message.kind == DELLINK && !of_bridge).then(|| parse_link(message.payload)).flatten().map(|link| link.name)
 }
 
 fn parse_link(payload: &[u8]) -> Option<Link> {

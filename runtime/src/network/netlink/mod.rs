@@ -1,7 +1,9 @@
 //! Talking to the kernel's network without a program in between.
 
+pub(super) mod events;
 pub(super) mod link;
 pub(super) mod message;
+mod sys;
 
 use message::{Batch, messages, u32_at};
 use nix::{
