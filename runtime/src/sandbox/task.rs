@@ -256,11 +256,8 @@ impl Pod {
     fn network_retried(&mut self, network: Result<(), PodError>, pause: Duration) {
         match network {
             Ok(()) => {
-                if self.record.network_owed || self.record.netns.is_some() {
-                    self.change(|record| {
-                        record.network_owed = false;
-                        record.ips.clear();
-                    });
+                if self.record.network_owed {
+                    self.change(|record| record.network_owed = false);
                 }
             }
             Err(error) => {
