@@ -58,6 +58,9 @@ fn check(config: &ContainerConfig) -> Result<(), ContainerError> {
     if config.metadata.as_ref().is_none_or(|metadata| metadata.name.is_empty()) {
         return invalid("the container's metadata has no name".to_owned());
     }
+    if config.image.as_ref().is_none_or(|image| image.image.is_empty()) {
+        return invalid("the container has no image".to_owned());
+    }
     // the log is written by root, wherever this leads
     let inside = |component: Component<'_>| matches!(component, Component::Normal(_) | Component::CurDir);
     if !Path::new(&config.log_path).components().all(inside) {

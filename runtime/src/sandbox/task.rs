@@ -182,7 +182,10 @@ impl Pod {
             Done::Removed { id, result } => self.removed_container(&id, result),
             Done::Updated { id, result } => self.updated(&id, result),
             Done::PodStopped { network } => self.stopped(network),
-            Done::NetworkRetried { network, pause } => self.network_retried(network, pause),
+            Done::NetworkRetried { network, pause } => {
+                self.network_retried(network, pause);
+                self.publish();
+            }
             Done::Reconnected { found } => self.reconnected(found),
             // taken by the loop, which ends with it
             Done::PodRemoved { .. } => {}
