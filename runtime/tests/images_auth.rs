@@ -1,11 +1,13 @@
 //! Proving who we are, to those who ask, and to nobody else.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may stop at the first surprise, too")]
+
 mod images_support;
 
 use base64::Engine as _;
 use images_support::proxy::{Answer, Proxy, Seen, status};
 use images_support::{Access, PASSWORD, Registry, USER, is_root, leftovers, open, small};
-use nodeagent_runtime::image::{Credentials, ErrorCode};
+use nodeagent_runtime::image::{Credentials, ErrorCode, Images, ImagesConfig, RegistryConfig};
 
 fn user() -> Credentials {
     Credentials { username: USER.into(), password: PASSWORD.into(), ..Default::default() }
@@ -166,4 +168,82 @@ async fn redirects_in_a_circle_and_out_of_http_are_refused() {
         let error = open(root.path()).await.pull(&format!("{}/app:v1", front.host), None).await.unwrap_err();
         assert!(error.to_string().contains(why), "{error}");
     }
+}
+
+/// An authority, and a certificate of it for 127.0.0.1.
+fn certificates(dir: &std::path::Path) {
+    let script = r#"
+        set -e; cd "$1"
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem
+        openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=registry -keyout server.key -out server.csr
+        printf 'subjectAltName=IP:127.0.0.1\n' > extensions
+        openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out server.pem
+    "#;
+    let output = std::process::Command::new("sh").args(["-c", script, "sh"]).arg(dir).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_counts_when_its_authority_is_configured_or_nobody_asks() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    certificates(dir.path());
+    let registry = Registry::start_with(Access::Tls(dir.path().to_owned())).await;
+    registry.push("app", "v1", &small("x")).await;
+    let reference = format!("{}/app:v1", registry.host);
+    let pull = |name: &str, change: &dyn Fn(&mut ImagesConfig)| {
+        let mut config = ImagesConfig::isolated(dir.path().join(name));
+        change(&mut config);
+        let reference = reference.clone();
+        async move { Images::open(config).await.unwrap().pull(&reference, None).await }
+    };
+    let error = pull("unknown", &|_| {}).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::RegistryUnavailable, "{error}");
+
+    let trusted = dir.path().join("certs").join(&registry.host);
+    std::fs::create_dir_all(&trusted).unwrap();
+    std::fs::copy(dir.path().join("ca.pem"), trusted.join("ca.crt")).unwrap();
+    pull("certs", &|config| config.certificate_directories = vec![dir.path().join("certs")]).await.unwrap();
+
+    let hosts = dir.path().join("hosts").join(&registry.host);
+    std::fs::create_dir_all(&hosts).unwrap();
+    std::fs::write(hosts.join("hosts.toml"), "ca = '../../ca.pem'").unwrap();
+    pull("hosts", &|config| config.hosts_directories = vec![dir.path().join("hosts")]).await.unwrap();
+
+    pull("insecure", &|config| {
+        config.registries = vec![RegistryConfig {
+            prefix: registry.host.clone(),
+            location: None,
+            insecure: true,
+            blocked: false,
+            mirrors: Vec::new(),
+        }];
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_of_the_node_are_used_when_a_pull_brings_none() {
+    if !is_root() {
+        return;
+    }
+    let registry = Registry::start_with(Access::Basic).await;
+    registry.push("team/app", "v1", &small("x")).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("auth.json");
+    let auth = base64(&format!("{USER}:{PASSWORD}"));
+    std::fs::write(&file, format!(r#"{{"auths":{{"{}/team":{{"auth":"{auth}"}}}}}}"#, registry.host)).unwrap();
+    let mut config = ImagesConfig::isolated(dir.path().join("root"));
+    config.auth_files = vec![dir.path().join("absent.json"), file.clone()];
+    let images = Images::open(config).await.unwrap();
+    let reference = format!("{}/team/app:v1", registry.host);
+    images.pull(&reference, None).await.unwrap();
+    let wrong = Credentials { password: "wrong".into(), ..user() };
+    assert_eq!(images.pull(&reference, Some(wrong)).await.unwrap_err().code(), ErrorCode::Unauthorized);
+    std::fs::write(&file, "{").unwrap();
+    let error = images.pull(&reference, None).await.unwrap_err();
+    assert!(error.code() == ErrorCode::Disk && !error.to_string().is_empty(), "{error}");
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use images_support::proxy::{Answer, Proxy, status};
 use images_support::{Layer, Registry, TestImage, files, is_root, leftovers, open, small};
-use nodeagent_runtime::image::{ErrorCode, Images, ImagesConfig, MirrorConfig, RegistryConfig};
+use nodeagent_runtime::image::{ErrorCode, Images, ImagesConfig, MirrorConfig, PullFrom, RegistryConfig};
 
 /// A layer that does not compress, so that it comes in many pieces.
 fn noise(size: usize) -> Vec<u8> {
@@ -209,7 +209,7 @@ async fn a_server_that_goes_silent_is_given_up() {
         }
     });
     let root = tempfile::tempdir().unwrap();
-    let mut config = ImagesConfig::new(root.path());
+    let mut config = ImagesConfig::isolated(root.path());
     config.timeouts.stall = Duration::from_millis(200);
     config.timeouts.connect = Duration::from_millis(200);
     let images = Images::open(config).await.unwrap();
@@ -234,8 +234,9 @@ async fn mirrors_are_asked_first_and_replaced_when_they_fail() {
     .await;
     let empty = Proxy::start(&registry.host, |_, _| status(404, &[], "")).await;
     let root = tempfile::tempdir().unwrap();
-    let mut config = ImagesConfig::new(root.path());
-    let mirror = |host: &str| MirrorConfig { location: format!("{host}/team"), insecure: true };
+    let mut config = ImagesConfig::isolated(root.path());
+    let mirror =
+        |host: &str| MirrorConfig { location: format!("{host}/team"), insecure: true, pull_from: PullFrom::All };
     config.registries = vec![RegistryConfig {
         prefix: "registry.invalid/hub".into(),
         location: Some(format!("{}/team", registry.host)),

@@ -244,7 +244,7 @@ async fn bombs_are_defused_by_limits() {
     for (archive, what) in [(devices, "100 entries"), (zeros, "4194304 uncompressed bytes")] {
         registry.push("app", "bomb", &TestImage::new(vec![archive.done()])).await;
         let root = tempfile::tempdir().unwrap();
-        let mut config = ImagesConfig::new(root.path());
+        let mut config = ImagesConfig::isolated(root.path());
         (config.limits.layer_entries, config.limits.layer_bytes) = (100, 4 << 20);
         let images = Images::open(config).await.unwrap();
         let error = images.pull(&format!("{}/app:bomb", registry.host), None).await.unwrap_err();

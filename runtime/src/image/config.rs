@@ -12,6 +12,14 @@ pub struct ImagesConfig {
     pub root: PathBuf,
     /// Registries that differ from the default (HTTPS, no mirror); the longest matching prefix wins.
     pub registries: Vec<RegistryConfig>,
+    /// `registries.conf` of containers tools, with its drop-in directory; entries of `registries` win over it.
+    pub registries_conf: Option<PathBuf>,
+    /// Directories with `<host>/hosts.toml`, used for registries that nothing above names.
+    pub hosts_directories: Vec<PathBuf>,
+    /// Directories with `<host>/*.crt`, `*.cert` and `*.key`.
+    pub certificate_directories: Vec<PathBuf>,
+    /// Files with credentials, asked in this order when a pull brings none.
+    pub auth_files: Vec<PathBuf>,
     /// Limits of what a single image may cost.
     pub limits: Limits,
     /// How long the network may keep us waiting.
@@ -19,11 +27,31 @@ pub struct ImagesConfig {
 }
 
 impl ImagesConfig {
-    /// Defaults for everything but the place.
+    /// Defaults for everything but the place: the configuration that people have where they have it.
     pub fn new(root: impl Into<PathBuf>) -> ImagesConfig {
+        let paths = |paths: &[&str]| paths.iter().map(PathBuf::from).collect();
+        ImagesConfig {
+            registries_conf: Some(PathBuf::from("/etc/containers/registries.conf")),
+            hosts_directories: paths(&["/etc/containerd/certs.d"]),
+            certificate_directories: paths(&["/etc/containers/certs.d", "/etc/docker/certs.d"]),
+            auth_files: paths(&[
+                "/run/containers/0/auth.json",
+                "/root/.config/containers/auth.json",
+                "/root/.docker/config.json",
+            ]),
+            ..ImagesConfig::isolated(root)
+        }
+    }
+
+    /// Defaults that look at nothing outside `root`.
+    pub fn isolated(root: impl Into<PathBuf>) -> ImagesConfig {
         ImagesConfig {
             root: root.into(),
             registries: Vec::new(),
+            registries_conf: None,
+            hosts_directories: Vec::new(),
+            certificate_directories: Vec::new(),
+            auth_files: Vec::new(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
         }
@@ -59,6 +87,22 @@ pub struct MirrorConfig {
     /// Allows plain HTTP and certificates that cannot be verified.
     #[serde(default)]
     pub insecure: bool,
+    /// Which references it is asked for.
+    #[serde(default, rename = "pull-from-mirror")]
+    pub pull_from: PullFrom,
+}
+
+/// Which references a mirror is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PullFrom {
+    /// All.
+    #[default]
+    All,
+    /// Those with a digest, where a mirror cannot lie.
+    DigestOnly,
+    /// Those without.
+    TagOnly,
 }
 
 /// What a single image may cost. Far above anything honest; an archive that goes beyond is an attack or an accident.

@@ -30,7 +30,7 @@ pub enum ErrorCode {
     InvalidImage,
     /// A container uses it.
     InUse,
-    /// The node's disk.
+    /// The node: its disk, or files of its configuration that cannot be used.
     Disk,
     /// The configuration forbids it.
     Blocked,

@@ -3,9 +3,11 @@
 //! [`Images`] is the face. Behind it, `registry` speaks to registries, `pull` turns a reference into layers, the
 //! `content` and `snapshot` modules keep what came, and `store` records which image is what.
 
+mod auth_file;
 mod config;
 mod credentials;
 mod error;
+mod layer;
 mod manifest;
 mod model;
 mod platform;
@@ -20,13 +22,14 @@ mod usage;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use config::{ImagesConfig, Limits, MirrorConfig, RegistryConfig, Timeouts};
+pub use auth_file::AuthFileError;
+pub use config::{ImagesConfig, Limits, MirrorConfig, PullFrom, RegistryConfig, Timeouts};
 pub use credentials::{AuthFieldError, Credentials};
 pub use error::{ErrorCode, ImageError};
 pub use manifest::ManifestError;
 pub use model::{FsUsage, Image, ImageConfig, Rootfs};
 pub use reference::{Reference, ReferenceError};
-pub use registry::RegistryError;
+pub use registry::{ConfError, RegistryError};
 
 use crate::content::disk;
 use pull::Puller;
@@ -54,7 +57,7 @@ impl Images {
         let root = config.root.clone();
         let store = Arc::new(blocking(move || Store::open(&root)).await?);
         let container_usage = ContainerUsage::new(store.containers_directory());
-        let puller = Arc::new(Puller::new(config, store.clone())?);
+        let puller = Arc::new(Puller::new(config, store.clone()));
         Ok(Images { inner: Arc::new(Inner { store, puller, tasks: Tasks::default(), container_usage }) })
     }
 

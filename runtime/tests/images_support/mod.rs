@@ -24,6 +24,8 @@ const HTPASSWD: &str = "kube:$2y$05$TFF9csQnmHFTE7LBx3KcLeZjE9bT6IJ81Q0O39X/2xcv
 pub enum Access {
     Open,
     Basic,
+    /// HTTPS with the certificate and key that lie in this directory as `server.pem` and `server.key`.
+    Tls(PathBuf),
 }
 
 /// Debian's docker-registry on a port of its own.
@@ -59,6 +61,10 @@ impl Registry {
         });
         match &access {
             Access::Open => {}
+            Access::Tls(files) => {
+                config["http"]["tls"] =
+                    json!({ "certificate": files.join("server.pem"), "key": files.join("server.key") });
+            }
             Access::Basic => {
                 std::fs::write(dir.path().join("htpasswd"), HTPASSWD).unwrap();
                 config["auth"] = json!({ "htpasswd": { "realm": "test", "path": dir.path().join("htpasswd") } });
@@ -75,8 +81,9 @@ impl Registry {
             .stdin(Stdio::null())
             .spawn()
             .expect("docker-registry must be installed");
+        let client = reqwest::Client::builder().tls_danger_accept_invalid_certs(true);
         let mut registry =
-            Registry { process, host: format!("127.0.0.1:{port}"), dir, client: reqwest::Client::new(), access };
+            Registry { process, host: format!("127.0.0.1:{port}"), dir, client: client.build().unwrap(), access };
         registry.wait_until_ready().await;
         registry
     }
@@ -93,6 +100,10 @@ impl Registry {
         }
     }
 
+    fn scheme(&self) -> &'static str {
+        if matches!(self.access, Access::Tls(_)) { "https" } else { "http" }
+    }
+
     fn request(&self, method: reqwest::Method, url: &str) -> reqwest::RequestBuilder {
         let request = self.client.request(method, url);
         match &self.access {
@@ -103,7 +114,7 @@ impl Registry {
 
     pub async fn push_blob(&self, repository: &str, bytes: &[u8]) -> Digest {
         let digest = Digest::of(bytes);
-        let url = format!("http://{}/v2/{repository}/blobs/uploads/", self.host);
+        let url = format!("{}://{}/v2/{repository}/blobs/uploads/", self.scheme(), self.host);
         let started = self.request(reqwest::Method::POST, &url).send().await.unwrap();
         assert_eq!(started.status(), 202, "{}", started.text().await.unwrap());
         let location = started.headers()["location"].to_str().unwrap().to_owned();
@@ -114,7 +125,7 @@ impl Registry {
     }
 
     pub async fn push_manifest(&self, repository: &str, name: &str, manifest: &Value) -> Digest {
-        let url = format!("http://{}/v2/{repository}/manifests/{name}", self.host);
+        let url = format!("{}://{}/v2/{repository}/manifests/{name}", self.scheme(), self.host);
         let bytes = serde_json::to_vec(manifest).unwrap();
         let media_type = manifest["mediaType"].as_str().unwrap().to_owned();
         let request = self.request(reqwest::Method::PUT, &url).header("content-type", media_type);
@@ -270,7 +281,7 @@ pub fn small(content: &str) -> TestImage {
 }
 
 pub async fn open(root: &Path) -> Images {
-    Images::open(ImagesConfig::new(root)).await.unwrap()
+    Images::open(ImagesConfig::isolated(root)).await.unwrap()
 }
 
 /// Everything that could be left behind by a pull that failed.

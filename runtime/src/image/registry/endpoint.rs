@@ -1,7 +1,8 @@
 //! Where to look for an image: mirrors first, the registry itself last.
 
-use super::RegistryError;
-use crate::image::config::RegistryConfig;
+use super::hosts::{Host, Tls};
+use super::{RegistryError, conf, hosts};
+use crate::image::config::{ImagesConfig, MirrorConfig, PullFrom, RegistryConfig};
 use crate::image::reference::Reference;
 
 /// One place to ask.
@@ -9,8 +10,18 @@ use crate::image::reference::Reference;
 pub(crate) struct Endpoint {
     /// `host[:port]`, as it goes into the URL.
     pub host: String,
+    /// What comes before the repository, as a rule `/v2`.
+    pub base: String,
     /// The repository there.
     pub repository: String,
+    /// Plain HTTP, without trying anything else first.
+    pub http: bool,
+    /// Certificates.
+    pub tls: Tls,
+    /// Sent along with every request.
+    pub headers: Vec<(String, String)>,
+    /// The registry that a proxy stands in for, which some proxies want to be told.
+    pub namespace: Option<String>,
     /// Plain HTTP and unverifiable certificates are fine.
     pub insecure: bool,
     /// The registry that the reference names; unnamed credentials are for it alone.
@@ -20,12 +31,51 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     /// Plain HTTP may be tried: configured so, or the traffic does not leave this machine.
     pub(super) fn may_use_http(&self) -> bool {
-        self.insecure || is_loopback(&self.host)
+        self.http || self.insecure || is_loopback(&self.host)
     }
 }
 
+/// The places where a reference is looked for, in order, by all the configuration there is. Reads files.
+pub(crate) fn resolve(reference: &Reference, config: &ImagesConfig) -> Result<Vec<Endpoint>, RegistryError> {
+    let mut registries = config.registries.clone();
+    if let Some(path) = &config.registries_conf {
+        let theirs = conf::load(path)?;
+        registries
+            .extend(theirs.into_iter().filter(|entry| config.registries.iter().all(|own| own.prefix != entry.prefix)));
+    }
+    let named = registries.iter().any(|entry| matches(&entry.prefix, &reference.name()));
+    let from_hosts = if named { None } else { hosts::load(&config.hosts_directories, reference.domain())? };
+    let mut found = match from_hosts {
+        Some(hosts) => by_hosts(reference, hosts),
+        None => endpoints(reference, &registries)?,
+    };
+    for endpoint in &mut found {
+        hosts::certificates(&config.certificate_directories, &endpoint.host, &mut endpoint.tls)?;
+        endpoint.tls.skip_verify |= endpoint.insecure;
+    }
+    Ok(found)
+}
+
+fn by_hosts(reference: &Reference, hosts: Vec<Host>) -> Vec<Endpoint> {
+    let by_digest = reference.digest().is_some();
+    let usable = hosts.into_iter().filter(|host| by_digest || host.resolve);
+    usable
+        .map(|host| Endpoint {
+            namespace: (!host.origin).then(|| reference.domain().to_owned()),
+            host: host.host,
+            base: host.base,
+            repository: reference.path().to_owned(),
+            http: host.http,
+            tls: host.tls,
+            headers: host.headers,
+            insecure: false,
+            origin: host.origin,
+        })
+        .collect()
+}
+
 /// The places where a reference is looked for, in order.
-pub(crate) fn endpoints(reference: &Reference, registries: &[RegistryConfig]) -> Result<Vec<Endpoint>, RegistryError> {
+fn endpoints(reference: &Reference, registries: &[RegistryConfig]) -> Result<Vec<Endpoint>, RegistryError> {
     let name = reference.name();
     let config = registries
         .iter()
@@ -35,7 +85,7 @@ pub(crate) fn endpoints(reference: &Reference, registries: &[RegistryConfig]) ->
         return Ok(vec![endpoint(&name, false, true, reference)?]);
     };
     let mut found = Vec::new();
-    for mirror in &config.mirrors {
+    for mirror in config.mirrors.iter().filter(|mirror| serves(mirror, reference)) {
         found.push(endpoint(
             &rewritten(&name, &config.prefix, Some(&mirror.location)),
             mirror.insecure,
@@ -57,6 +107,14 @@ pub(crate) fn endpoints(reference: &Reference, registries: &[RegistryConfig]) ->
         reference,
     )?);
     Ok(found)
+}
+
+fn serves(mirror: &MirrorConfig, reference: &Reference) -> bool {
+    match mirror.pull_from {
+        PullFrom::All => true,
+        PullFrom::DigestOnly => reference.digest().is_some(),
+        PullFrom::TagOnly => reference.digest().is_none(),
+    }
 }
 
 /// A prefix matches whole components: `a.io/b` is a prefix of `a.io/b/c` and not of `a.io/bc`. `*.a.io` stands for
@@ -86,7 +144,17 @@ fn endpoint(name: &str, insecure: bool, origin: bool, reference: &Reference) -> 
     }
     // the name that people use and the host that serves it differ for one registry
     let host = if host == "docker.io" { "registry-1.docker.io" } else { host };
-    Ok(Endpoint { host: host.to_owned(), repository: repository.to_owned(), insecure, origin })
+    Ok(Endpoint {
+        host: host.to_owned(),
+        base: "/v2".to_owned(),
+        repository: repository.to_owned(),
+        http: false,
+        tls: Tls::default(),
+        headers: Vec::new(),
+        namespace: None,
+        insecure,
+        origin,
+    })
 }
 
 /// Whether a host is this machine: then nobody is in between who could listen.
@@ -109,7 +177,10 @@ mod tests {
             location: location.map(str::to_owned),
             insecure: false,
             blocked: false,
-            mirrors: mirrors.iter().map(|at| MirrorConfig { location: (*at).into(), insecure: true }).collect(),
+            mirrors: mirrors
+                .iter()
+                .map(|at| MirrorConfig { location: (*at).into(), insecure: true, pull_from: PullFrom::All })
+                .collect(),
         }
     }
 
@@ -149,6 +220,46 @@ mod tests {
         assert!(matches!(endpoints(&reference, std::slice::from_ref(&blocked)), Err(RegistryError::Blocked { .. })));
         let mirrored = RegistryConfig { blocked: true, ..registry("bad.example", None, &["m.example"]) };
         assert_eq!(places("bad.example/a", &[mirrored]), ["m.example/a"]);
+    }
+
+    #[test]
+    fn all_kinds_of_configuration_are_used_and_the_closest_one_wins() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = ImagesConfig::isolated(dir.path());
+        config.registries_conf = Some(dir.path().join("registries.conf"));
+        config.hosts_directories = vec![dir.path().join("hosts")];
+        config.certificate_directories = vec![dir.path().join("certs")];
+        for host in ["hosts/a.example", "hosts/b.example", "certs/conf.example"] {
+            std::fs::create_dir_all(dir.path().join(host)).unwrap();
+        }
+        for host in ["a.example", "b.example"] {
+            let path = dir.path().join("hosts").join(host).join("hosts.toml");
+            std::fs::write(
+                path,
+                "[host.'http://hosts.example']\n[host.'https://blobs.example']\ncapabilities=['pull']",
+            )
+            .unwrap();
+        }
+        std::fs::write(dir.path().join("certs/conf.example/ca.crt"), "").unwrap();
+        std::fs::write(
+            dir.path().join("registries.conf"),
+            "[[registry]]\nprefix='b.example'\nlocation='conf.example'\n[[registry]]\nprefix='c.example'\nlocation='lost.example'\n",
+        )
+        .unwrap();
+        config.registries = vec![registry("c.example", Some("own.example"), &[])];
+        let hosts = |name: &str| -> Vec<String> {
+            let found = resolve(&Reference::parse(name).unwrap(), &config).unwrap();
+            found.into_iter().map(|endpoint| endpoint.host).collect()
+        };
+        assert_eq!(hosts("a.example/x"), ["hosts.example", "a.example"]);
+        let digest = crate::content::Digest::of(b"");
+        assert_eq!(hosts(&format!("a.example/x@{digest}")), ["hosts.example", "blobs.example", "a.example"]);
+        assert_eq!(hosts("b.example/x"), ["conf.example"]);
+        assert_eq!(hosts("c.example/x"), ["own.example"]);
+        let found = resolve(&Reference::parse("a.example/x").unwrap(), &config).unwrap();
+        assert_eq!((found[0].http, found[0].namespace.as_deref()), (true, Some("a.example")));
+        let found = resolve(&Reference::parse("b.example/x").unwrap(), &config).unwrap();
+        assert_eq!(found[0].tls.ca, [dir.path().join("certs/conf.example/ca.crt")]);
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! What registries do wrong, and what they say about it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use super::conf::ConfError;
 use crate::content::Digest;
+use crate::image::auth_file::AuthFileError;
 use crate::image::error::ErrorCode;
 
 /// A request to a registry that failed. `registry` is the host that was asked, which may be a mirror.
@@ -11,6 +14,22 @@ pub enum RegistryError {
     /// The HTTP client cannot be made.
     #[error("cannot set up the HTTP client")]
     Client(#[source] reqwest::Error),
+    /// Files that say where and how to pull.
+    #[error("the configuration of registries cannot be used")]
+    Configuration(#[from] ConfError),
+    /// Files with credentials.
+    #[error("stored credentials cannot be used")]
+    StoredCredentials(#[from] AuthFileError),
+    /// A certificate or key that the configuration names.
+    #[error("certificate {path} for registry {registry} cannot be used: {detail}")]
+    Certificate {
+        /// Whom it is for.
+        registry: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
     /// The configuration forbids it.
     #[error("registry {registry} is blocked by the configuration, {reference} cannot be pulled")]
     Blocked {
@@ -123,6 +142,9 @@ pub enum RegistryError {
         /// The reason.
         why: &'static str,
     },
+    /// A worker thread died or the runtime is going away.
+    #[error("the daemon is stopping")]
+    Stopping,
     /// A server that asks us to come back much later.
     #[error("registry {registry} is overloaded (HTTP {status}) and {reference} did not get through in {waited:?}")]
     Overloaded {
@@ -153,7 +175,11 @@ impl RegistryError {
                 ErrorCode::DigestMismatch
             }
             RegistryError::Blocked { .. } => ErrorCode::Blocked,
+            RegistryError::Configuration(_)
+            | RegistryError::StoredCredentials(_)
+            | RegistryError::Certificate { .. } => ErrorCode::Disk,
             RegistryError::Address { .. } => ErrorCode::InvalidReference,
+            RegistryError::Stopping => ErrorCode::ShuttingDown,
             RegistryError::Client(_)
             | RegistryError::Unreachable { .. }
             | RegistryError::Status { .. }

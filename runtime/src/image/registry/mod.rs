@@ -6,20 +6,26 @@
 
 mod blob;
 mod challenge;
+mod client;
+mod conf;
 mod endpoint;
 mod error;
+mod hosts;
 mod request;
 mod token;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub(crate) use blob::Blob;
+pub use conf::ConfError;
 pub use error::RegistryError;
 
+use client::Clients;
 use endpoint::Endpoint;
 use request::Place;
 
+use super::auth_file;
 use super::config::{ImagesConfig, Timeouts};
 use super::credentials::Credentials;
 use super::manifest::ACCEPT;
@@ -32,61 +38,53 @@ const MAX_MANIFEST: u64 = 4 << 20;
 /// HTTP clients and what was learned about hosts.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    /// Verifies certificates.
-    strict: reqwest::Client,
-    /// Does not, for registries that are configured so.
-    lax: reqwest::Client,
+    clients: Clients,
     timeouts: Timeouts,
     /// Hosts that turned out to speak plain HTTP.
-    plain: Mutex<HashMap<String, ()>>,
+    plain: Mutex<HashSet<String>>,
 }
 
 impl Registry {
-    pub(crate) fn new(timeouts: Timeouts) -> Result<Registry, RegistryError> {
-        // the first provider stays; somebody else having set one is fine
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let build = |verify: bool| {
-            reqwest::Client::builder()
-                .user_agent(concat!("nodeagent/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(timeouts.connect)
-                .read_timeout(timeouts.stall)
-                // followed by us, so that credentials do not go along
-                .redirect(reqwest::redirect::Policy::none())
-                .http2_max_header_list_size(64 << 10)
-                .pool_max_idle_per_host(4)
-                .tls_danger_accept_invalid_certs(!verify)
-                .build()
-                .map_err(RegistryError::Client)
-        };
-        Ok(Registry { strict: build(true)?, lax: build(false)?, timeouts, plain: Mutex::default() })
+    pub(crate) fn new(timeouts: Timeouts) -> Registry {
+        Registry { clients: Clients::new(timeouts), timeouts, plain: Mutex::default() }
     }
 
     /// Prepares for one image.
-    pub(crate) fn session(
+    pub(crate) async fn session(
         self: &Arc<Self>,
         config: &ImagesConfig,
         reference: &Reference,
         credentials: Option<&Credentials>,
     ) -> Result<Session, RegistryError> {
         let credentials = credentials.filter(|credentials| !credentials.is_empty());
-        let places = endpoint::endpoints(reference, &config.registries)?
-            .into_iter()
-            .map(|endpoint| {
-                // what the reference calls the registry is what credentials are named after
-                let named = if endpoint.origin { reference.domain() } else { &endpoint.host };
-                let own = credentials.filter(|credentials| credentials.are_for(named, endpoint.origin)).cloned();
-                Arc::new(Place::new(endpoint, own))
-            })
-            .collect();
+        let endpoints = {
+            let (config, reference) = (config.clone(), reference.clone());
+            let resolve = tokio::task::spawn_blocking(move || endpoint::resolve(&reference, &config));
+            resolve.await.unwrap_or_else(|_| Err(RegistryError::Stopping))?
+        };
+        let mut places = Vec::with_capacity(endpoints.len());
+        for endpoint in endpoints {
+            // what the reference calls the registry is what credentials are named after
+            let (host, name) = if endpoint.origin {
+                (reference.domain(), reference.name())
+            } else {
+                (endpoint.host.as_str(), format!("{}/{}", endpoint.host, endpoint.repository))
+            };
+            let own = match credentials.filter(|credentials| credentials.are_for(host, endpoint.origin)) {
+                Some(given) => Some(given.clone()),
+                None => auth_file::lookup(&config.auth_files, &name).await?,
+            };
+            places.push(Arc::new(Place::new(endpoint, own)));
+        }
         Ok(Session { registry: self.clone(), reference: reference.clone(), places })
     }
 
-    fn client(&self, endpoint: &Endpoint) -> &reqwest::Client {
-        if endpoint.insecure { &self.lax } else { &self.strict }
+    fn client(&self, endpoint: &Endpoint) -> Result<reqwest::Client, RegistryError> {
+        self.clients.get(&endpoint.host, &endpoint.tls)
     }
 
     fn speaks_plain_http(&self, host: &str) -> bool {
-        self.plain.lock().unwrap_or_else(PoisonError::into_inner).contains_key(host)
+        self.plain.lock().unwrap_or_else(PoisonError::into_inner).contains(host)
     }
 
     fn remember_plain_http(&self, host: &str) {
@@ -94,7 +92,7 @@ impl Registry {
         if plain.len() > 1024 {
             plain.clear();
         }
-        plain.insert(host.to_owned(), ());
+        plain.insert(host.to_owned());
     }
 }
 

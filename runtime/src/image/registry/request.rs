@@ -105,24 +105,34 @@ impl Session {
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, RegistryError> {
         let endpoint = &place.endpoint;
-        let scheme =
-            if self.registry.speaks_plain_http(&endpoint.host) && endpoint.may_use_http() { "http" } else { "https" };
-        let text = format!("{scheme}://{}/v2/{}/{path}", endpoint.host, endpoint.repository);
+        let plain = endpoint.http || (self.registry.speaks_plain_http(&endpoint.host) && endpoint.may_use_http());
+        let scheme = if plain { "http" } else { "https" };
+        let text = format!("{scheme}://{}{}/{}/{path}", endpoint.host, endpoint.base, endpoint.repository);
         let start = Url::parse(&text).map_err(|_| RegistryError::Address {
             location: endpoint.host.clone(),
             reference: self.reference.to_string(),
         })?;
         let mut url = start.clone();
+        if let Some(namespace) = &endpoint.namespace {
+            url.query_pairs_mut().append_pair("ns", namespace);
+        }
+        let client = self.registry.client(endpoint)?;
         for _ in 0..=MAX_REDIRECTS {
-            let mut request = self.registry.client(endpoint).get(url.clone());
+            let mut request = client.get(url.clone());
             if let Some(accept) = accept {
                 request = request.header(ACCEPT, accept);
             }
             if let Some(from) = from {
                 request = request.header(RANGE, format!("bytes={from}-"));
             }
-            if let Some(value) = authorization.filter(|_| same_origin(&start, &url)) {
-                request = request.header(AUTHORIZATION, value.clone());
+            if same_origin(&start, &url) {
+                // what the configuration adds may be as secret as a password
+                for (name, value) in &endpoint.headers {
+                    request = request.header(name, value);
+                }
+                if let Some(value) = authorization {
+                    request = request.header(AUTHORIZATION, value.clone());
+                }
             }
             let response = request.send().await.map_err(|source| self.unreachable(place, source))?;
             if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {
@@ -161,7 +171,11 @@ impl Session {
     /// TLS failed where plain HTTP is allowed: remembers to use that.
     fn fall_back_to_http(&self, place: &Place, source: &reqwest::Error) -> bool {
         let host = &place.endpoint.host;
-        if !place.endpoint.may_use_http() || self.registry.speaks_plain_http(host) || !source.is_connect() {
+        if place.endpoint.http
+            || !place.endpoint.may_use_http()
+            || self.registry.speaks_plain_http(host)
+            || !source.is_connect()
+        {
             return false;
         }
         self.registry.remember_plain_http(host);

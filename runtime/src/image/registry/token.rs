@@ -127,7 +127,7 @@ impl Session {
         service: Option<&str>,
         scope: &str,
     ) -> Result<Result<Response, reqwest::Error>, RegistryError> {
-        let client = self.registry.client(&place.endpoint);
+        let client = self.registry.client(&place.endpoint)?;
         if let Some(refresh) = self.refresh_token(place)? {
             let mut form = url.clone();
             form.set_query(None);

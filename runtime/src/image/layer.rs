@@ -1,0 +1,221 @@
+//! One layer of a pull: a task that downloads and unpacks, fits the result to the layers below, and commits it.
+//!
+//! Layers are downloaded side by side. Two things go from the bottom up: fitting, for which a layer needs the
+//! directories of those below, and naming, so that whatever has its name stands on something that has one, too.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::blocking;
+use super::error::{ErrorCode, ImageError};
+use super::manifest::Descriptor;
+use super::pull::Puller;
+use super::registry::{Blob, Session};
+use crate::content::Digest;
+use crate::snapshot::{Built, Feed, LayerLimits, SnapshotError};
+
+/// One layer on its way.
+pub(super) struct Layer {
+    pub puller: Arc<Puller>,
+    pub session: Session,
+    pub reference: String,
+    pub descriptor: Descriptor,
+    pub diff_id: Digest,
+    /// Up to and including this layer.
+    pub chain: Vec<Digest>,
+}
+
+/// What a layer tells the one above it, and when.
+pub(super) struct Above {
+    settled: oneshot::Sender<Vec<Arc<File>>>,
+    committed: oneshot::Sender<()>,
+}
+
+/// The same, from above.
+pub(super) struct Below {
+    /// The open directories of all layers below, bottom first: enough to fit another one onto them.
+    settled: oneshot::Receiver<Vec<Arc<File>>>,
+    /// Everything below has its name.
+    committed: oneshot::Receiver<()>,
+}
+
+pub(super) fn handover() -> (Above, Below) {
+    let (settled, below) = oneshot::channel();
+    let (committed, all_below) = oneshot::channel();
+    (Above { settled, committed }, Below { settled: below, committed: all_below })
+}
+
+impl Layer {
+    /// Makes sure that the snapshot exists. Waiting is always for something lower in a chain, so it ends. When a
+    /// lower layer fails, this one gives up in silence: the lower one reports why.
+    pub(super) async fn fetch(
+        self,
+        slots: Arc<Semaphore>,
+        below: Option<Below>,
+        above: Above,
+    ) -> Result<(), ImageError> {
+        let Some(chain_id) = self.chain.last().copied() else { return Ok(()) };
+        let _lock = self.puller.lock(chain_id).await;
+        let store = self.puller.store.clone();
+        let built = if store.snapshots.contains(chain_id) {
+            None
+        } else {
+            let _slot = slots.acquire().await.map_err(|_| ImageError::ShuttingDown)?;
+            let _place = self.puller.layers.acquire().await.map_err(|_| ImageError::ShuttingDown)?;
+            Some(self.download().await?)
+        };
+        let (settled, committed) = below.map_or((None, None), |below| (Some(below.settled), Some(below.committed)));
+        let mut layers = match settled {
+            None => Vec::new(),
+            Some(settled) => match settled.await {
+                Ok(layers) => layers,
+                Err(_) => return aside(built).await,
+            },
+        };
+        let (chain, failed) = (self.chain.clone(), self.failed());
+        let settled = {
+            let (store, failed) = (store.clone(), failed.clone());
+            blocking(move || match built {
+                None => Ok((store.snapshots.open_layer(chain_id).map_err(|error| failed.with(error))?, layers, None)),
+                Some(built) => {
+                    let settled = store.snapshots.settle(built, &chain, &layers).map_err(|error| failed.with(error))?;
+                    let own = settled.layer.clone();
+                    Ok((own, std::mem::take(&mut layers), Some(settled)))
+                }
+            })
+            .await?
+        };
+        let (own, mut layers, settled) = settled;
+        layers.push(own);
+        // nobody above is fine, here and below
+        let _ = above.settled.send(layers);
+        let settled = blocking({
+            let (store, failed) = (store.clone(), failed.clone());
+            move || {
+                if settled.is_some() {
+                    store.snapshots.sync().map_err(|error| failed.with(error))?;
+                }
+                Ok(settled)
+            }
+        })
+        .await?;
+        if let Some(committed) = committed
+            && committed.await.is_err()
+        {
+            return aside(settled).await;
+        }
+        if let Some(settled) = settled {
+            blocking(move || store.snapshots.commit(settled).map_err(|error| failed.with(error))).await?;
+        }
+        let _ = above.committed.send(());
+        Ok(())
+    }
+
+    fn failed(&self) -> Failed {
+        Failed { reference: self.reference.clone(), layer: self.descriptor.digest }
+    }
+
+    /// Downloads and unpacks, from the next place when one sends something wrong.
+    async fn download(&self) -> Result<Built, ImageError> {
+        let mut place = 0;
+        loop {
+            match self.download_from(place).await {
+                Err(error)
+                    if place + 1 < self.session.places()
+                        && matches!(
+                            error.code(),
+                            ErrorCode::DigestMismatch
+                                | ErrorCode::RegistryUnavailable
+                                | ErrorCode::NotFound
+                                | ErrorCode::Unauthorized
+                        ) =>
+                {
+                    log::warn!(layer:% = self.descriptor.digest, error:% = error; "trying the next registry");
+                    place += 1;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn download_from(&self, place: usize) -> Result<Built, ImageError> {
+        let limits = &self.puller.config.limits;
+        let limits = LayerLimits { bytes: limits.layer_bytes, entries: limits.layer_entries };
+        let blob = self.session.blob(place, self.descriptor.digest, self.descriptor.size)?;
+        let (feed, mut worker) = self.puller.store.snapshots.start(self.diff_id, limits);
+        let transferred = self.transfer(blob, feed, &mut worker).await;
+        if transferred.is_err() && !worker.is_finished() {
+            // it notices that nothing comes any more and removes what it made
+            let _ = finished(&mut worker).await;
+        }
+        transferred
+    }
+
+    /// Moves bytes from the registry to the worker, and compares their digest.
+    async fn transfer(
+        &self,
+        mut blob: Blob,
+        feed: mpsc::Sender<Feed>,
+        worker: &mut JoinHandle<Result<Built, SnapshotError>>,
+    ) -> Result<Built, ImageError> {
+        let failed = self.failed();
+        let mut failure = None;
+        let mut hasher = Sha256::new();
+        while let Some(piece) = blob.next().await? {
+            hasher.update(&piece);
+            if failure.is_none() && feed.send(Feed::Data(piece)).await.is_err() {
+                let error = finished(worker).await.err().unwrap_or(SnapshotError::ShuttingDown);
+                if error.code() != ErrorCode::InvalidImage {
+                    return Err(failed.with(error));
+                }
+                // if the rest shows that these are not the right bytes, that is the better explanation
+                failure = Some(error);
+            }
+        }
+        let actual = Digest::finish(hasher);
+        if actual != self.descriptor.digest {
+            return Err(ImageError::LayerDigest {
+                reference: self.reference.clone(),
+                registry: blob.registry().to_owned(),
+                expected: self.descriptor.digest,
+                actual,
+            });
+        }
+        if let Some(error) = failure {
+            return Err(failed.with(error));
+        }
+        // a worker that is gone says why in its result
+        let _ = feed.send(Feed::End).await;
+        finished(worker).await.map_err(|error| failed.with(error))
+    }
+}
+
+/// Deleting what is not wanted after all is disk work.
+async fn aside<T: Send + 'static>(unwanted: T) -> Result<(), ImageError> {
+    blocking(move || {
+        drop(unwanted);
+        Ok(())
+    })
+    .await
+}
+
+/// Which layer of which image an error is about.
+#[derive(Clone)]
+struct Failed {
+    reference: String,
+    layer: Digest,
+}
+
+impl Failed {
+    fn with(&self, source: SnapshotError) -> ImageError {
+        ImageError::Layer { reference: self.reference.clone(), layer: self.layer, source: Box::new(source) }
+    }
+}
+
+async fn finished(worker: &mut JoinHandle<Result<Built, SnapshotError>>) -> Result<Built, SnapshotError> {
+    worker.await.unwrap_or(Err(SnapshotError::ShuttingDown))
+}
