@@ -8,7 +8,6 @@ use nodeagent_cri_api::{ContainerConfig, ContainerMetadata, PodSandboxConfig};
 use super::flight::Flights;
 use super::{Abandoned, Key, PodError, PodHandle, PodView, Shared, setup, task};
 use crate::container::{self, ContainerError};
-use crate::telemetry::chain;
 
 type Request = (PodSandboxConfig, String);
 
@@ -70,7 +69,8 @@ impl Pods {
     /// Makes a pod and gives its id. The same request again gives the same pod while it is ready; a pod of that name
     /// which is not, or was asked for differently, is removed first. Goes on when the caller leaves.
     pub async fn run(&self, config: PodSandboxConfig, handler: String) -> Result<String, PodError> {
-        let key = Key::of(&config).ok_or_else(|| PodError::Invalid("the sandbox has no metadata".to_owned()))?;
+        let incomplete = || PodError::Invalid("the sandbox's metadata needs name, namespace and uid".to_owned());
+        let key = Key::of(&config).ok_or_else(incomplete)?;
         if !handler.is_empty() {
             return Err(PodError::Handler(handler));
         }
@@ -87,8 +87,9 @@ impl Pods {
 
     /// Makes a container in a pod and gives its id; see [`container::create`]. Goes on when the caller leaves.
     pub async fn create_container(&self, pod: &PodHandle, config: ContainerConfig) -> Result<String, ContainerError> {
-        let no_metadata = || ContainerError::Invalid("the container has no metadata".to_owned());
-        let key = (pod.view().sandbox.id.clone(), config.metadata.clone().ok_or_else(no_metadata)?);
+        let nameless = || ContainerError::Invalid("the container's metadata needs a name".to_owned());
+        let metadata = config.metadata.clone().filter(|metadata| !metadata.name.is_empty());
+        let key = (pod.view().sandbox.id.clone(), metadata.ok_or_else(nameless)?);
         let joined = self.inner.creating.join(&key, &config, || {
             container::create(Arc::clone(&self.inner.environment), pod.clone(), config.clone())
         });
@@ -106,18 +107,10 @@ impl Pods {
                 return Ok(sandbox.id.clone());
             }
             log::info!(id = sandbox.id.as_str(); "removing a stale sandbox that is asked for anew");
-            if let Err(error) = pod.remove_pod().await {
-                // it stays on the list, not ready, for kubelet to remove: no reason to keep the new one waiting
-                log::warn!(id = sandbox.id.as_str(); "{}", chain(&error));
-            }
+            pod.remove_pod().await?;
         }
-        match setup::make(&self.inner.environment, config, handler).await {
-            Ok(made) => Ok(self.adopt(made)),
-            Err(failed) => {
-                failed.remains.map(|remains| self.adopt(remains));
-                Err(failed.error)
-            }
-        }
+        let made = setup::make(&self.inner.environment, config, handler).await?;
+        Ok(self.adopt(made))
     }
 
     /// Gives a pod its task and makes it known.

@@ -30,10 +30,11 @@ pub struct Key {
 }
 
 impl Key {
-    /// None when the configuration has no metadata.
+    /// None when the configuration lacks name, namespace or uid: two such pods could not be told apart.
     pub fn of(config: &PodSandboxConfig) -> Option<Self> {
         let metadata = config.metadata.as_ref()?;
-        Some(Key {
+        let whole = [&metadata.name, &metadata.namespace, &metadata.uid].iter().all(|part| !part.is_empty());
+        whole.then(|| Key {
             namespace: metadata.namespace.clone(),
             name: metadata.name.clone(),
             uid: metadata.uid.clone(),

@@ -182,10 +182,7 @@ impl Pod {
             Done::Removed { id, result } => self.removed_container(&id, result),
             Done::Updated { id, result } => self.updated(&id, result),
             Done::PodStopped { network } => self.stopped(network),
-            Done::NetworkRetried { network, pause } => {
-                self.network_retried(network, pause);
-                self.publish();
-            }
+            Done::NetworkRetried { network, pause } => self.network_retried(network, pause),
             Done::Reconnected { found } => self.reconnected(found),
             // taken by the loop, which ends with it
             Done::PodRemoved { .. } => {}
@@ -259,8 +256,11 @@ impl Pod {
     fn network_retried(&mut self, network: Result<(), PodError>, pause: Duration) {
         match network {
             Ok(()) => {
-                if self.record.network_owed {
-                    self.change(|record| record.network_owed = false);
+                if self.record.network_owed || self.record.netns.is_some() {
+                    self.change(|record| {
+                        record.network_owed = false;
+                        record.ips.clear();
+                    });
                 }
             }
             Err(error) => {

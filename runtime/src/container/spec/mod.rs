@@ -9,7 +9,7 @@ mod security;
 mod signal;
 mod user;
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nodeagent_cri_api::{ContainerConfig, LinuxContainerSecurityContext, NamespaceMode};
 use nodeagent_shim::protocol::{LaunchSpec, PidNamespace, Placement, ProcessSpec, Rootfs as LaunchRootfs};
@@ -137,7 +137,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
         cgroups: inputs.cgroups.attach_dirs(inputs.cgroup),
         placement: Placement::Attach,
         process,
-        log_path: log_path(inputs.pod, inputs.config),
+        log_path: log_path(inputs.pod, inputs.config)?,
         stdin: inputs.config.stdin,
         stdin_once: inputs.config.stdin_once,
     };
@@ -158,10 +158,16 @@ fn pid_namespace(context: &LinuxContainerSecurityContext, target: Option<String>
     }
 }
 
-/// The log's absolute path; none unless both halves are given.
-fn log_path(pod: &SandboxRecord, config: &ContainerConfig) -> Option<String> {
-    let directory = &pod.config.log_directory;
-    (!directory.is_empty() && !config.log_path.is_empty()).then(|| text(&Path::new(directory).join(&config.log_path)))
+/// The log's absolute path; none unless both halves are given. It stays below the pod's directory: the shim opens it as root.
+fn log_path(pod: &SandboxRecord, config: &ContainerConfig) -> Result<Option<String>, SpecError> {
+    let (directory, file) = (&pod.config.log_directory, Path::new(&config.log_path));
+    if directory.is_empty() || config.log_path.is_empty() {
+        return Ok(None);
+    }
+    if !file.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+        return Err(SpecError::Invalid(format!("log_path `{}` leads out of the pod's log directory", config.log_path)));
+    }
+    Ok(Some(text(&Path::new(directory).join(file))))
 }
 
 fn text(path: &Path) -> String {
