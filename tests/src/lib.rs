@@ -14,6 +14,7 @@ pub mod image;
 pub mod leaks;
 pub mod outside;
 pub mod place;
+pub mod raw;
 pub mod registry;
 pub mod terminal;
 pub mod tokens;

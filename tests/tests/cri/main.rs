@@ -1,0 +1,56 @@
+//! The CRI service through a real client, with a real registry, real CNI plugins and nothing of ours in between.
+//!
+//! Run as root; the suite takes network, mount and PID namespaces of its own. `NODEAGENT_CRI_SOCKET=/run/….sock` puts another
+//! runtime's socket under the same tests, in the namespaces it is called in; what looks behind the socket is skipped then.
+
+mod node;
+mod suite;
+mod world;
+
+mod bad_input;
+mod containers;
+mod dialects;
+mod exec;
+mod images;
+mod inside;
+mod logs;
+mod pods;
+mod recovery;
+mod service;
+
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+use nodeagent_tests::place;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("cri: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::from_args();
+    if !arguments.list
+        && node::peer().is_none()
+        && let Some(code) = place::enter()?
+    {
+        return Ok(code);
+    }
+    let mut suite = suite::Suite::new()?;
+    service::add(&mut suite);
+    dialects::add(&mut suite);
+    images::add(&mut suite);
+    pods::add(&mut suite);
+    containers::add(&mut suite);
+    inside::add(&mut suite);
+    exec::add(&mut suite);
+    logs::add(&mut suite);
+    recovery::add(&mut suite);
+    bad_input::add(&mut suite);
+    Ok(suite.run(&arguments))
+}

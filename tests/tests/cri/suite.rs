@@ -1,0 +1,99 @@
+//! How trials are made and run: an async function on a node of its own, and a look at what it left behind.
+
+use std::future::Future;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use libtest_mimic::{Arguments, Trial};
+use nodeagent_tests::leaks;
+use tokio::runtime::Runtime;
+use tokio::time::sleep;
+
+use crate::node::{Node, peer};
+use crate::world::World;
+
+/// A shim may need a moment to end after its pod was removed; what is there after that stays.
+const SETTLES_WITHIN: Duration = Duration::from_secs(5);
+
+/// All trials, and what they share.
+pub struct Suite {
+    runtime: Arc<Runtime>,
+    world: Arc<World>,
+    trials: Vec<Trial>,
+}
+
+impl Suite {
+    pub fn new() -> Result<Self> {
+        let runtime = Runtime::new().context("start the asynchronous runtime")?;
+        Ok(Self { runtime: Arc::new(runtime), world: Arc::default(), trials: Vec::new() })
+    }
+
+    /// A trial on a fresh node.
+    pub fn add<F, Fut>(&mut self, name: &str, test: F)
+    where
+        F: FnOnce(Arc<Node>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<()>> + Send,
+    {
+        self.add_with(name, "", test);
+    }
+
+    /// A trial on a fresh node with these settings at the top of its configuration.
+    pub fn add_with<F, Fut>(&mut self, name: &str, settings: &'static str, test: F)
+    where
+        F: FnOnce(Arc<Node>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<()>> + Send,
+    {
+        let (runtime, world) = (self.runtime.clone(), self.world.clone());
+        self.trials.push(Trial::test(name, move || {
+            // a channel belongs to the runtime in which it is made
+            let _entered = runtime.enter();
+            let node = Arc::new(Node::start(world, settings).map_err(|error| format!("{error:#}"))?);
+            let result = runtime.block_on(async {
+                test(node.clone()).await?;
+                tidy(&node).await
+            });
+            result.map_err(|error| format!("{error:#}\n--- daemon:\n{}", node.log_tail()).into())
+        }));
+    }
+
+    /// A trial that looks behind the socket: not for another runtime.
+    pub fn add_own<F, Fut>(&mut self, name: &str, test: F)
+    where
+        F: FnOnce(Arc<Node>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<()>> + Send,
+    {
+        self.add(name, test);
+        if peer().is_some() {
+            let trial = self.trials.pop().map(|trial| trial.with_ignored_flag(true));
+            self.trials.extend(trial);
+        }
+    }
+
+    /// Runs those that were asked for.
+    pub fn run(self, arguments: &Arguments) -> ExitCode {
+        let conclusion = libtest_mimic::run(arguments, self.trials);
+        // registries end here: exit() below would leave them behind
+        drop(self.world);
+        conclusion.exit_code()
+    }
+}
+
+/// Removes every pod and looks at what is left.
+async fn tidy(node: &Node) -> Result<()> {
+    node.remove_all().await.context("remove the pods that the test left")?;
+    let Some(daemon) = node.daemon() else { return Ok(()) };
+    let daemon = daemon.lock().await;
+    let deadline = Instant::now() + SETTLES_WITHIN;
+    loop {
+        let found = leaks::find(&daemon, &node.known_ids(), node.cgroup_parent())?;
+        if found.is_empty() {
+            return leaks::remove_cgroup_parent(node.cgroup_parent()).context("remove the test's own cgroup");
+        }
+        if Instant::now() > deadline {
+            bail!("left behind:\n{}", found.join("\n"));
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
