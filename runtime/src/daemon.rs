@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use nodeagent_cri_api::VersionRequest;
@@ -17,7 +17,7 @@ use crate::config::{Config, ConfigError};
 use crate::cri::Cri;
 use crate::node::{Node, Precondition};
 use crate::notify::Notifier;
-use crate::server::{self, Limits, Listener, Services};
+use crate::server::{self, Limits, Listener, ServerError, Services};
 use crate::state::StateError;
 use crate::telemetry::chain;
 
@@ -41,6 +41,10 @@ pub enum Failure {
     Unwell(#[source] Box<tonic::Status>),
 }
 
+/// How long the socket of a predecessor may outlive it, and how often that is looked at.
+const LAST_CHILD: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// Runs until SIGTERM or SIGINT. `reload` reads the configuration again, for SIGHUP.
 pub fn run(
     config: Config,
@@ -60,7 +64,7 @@ async fn serve(
     notifier: &Notifier,
 ) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(Failure::Start)?;
-    let listeners = bind(&config).map_err(Failure::Precondition)?;
+    let listeners = bind(&config).await.map_err(Failure::Precondition)?;
     let listen = config.listen.clone();
     let drain = Duration::from_secs(config.drain_seconds);
     let node = Arc::new(Node::build(config).await.map_err(Failure::Precondition)?);
@@ -97,8 +101,8 @@ async fn serve(
 }
 
 /// Both sockets. One that cAdvisor wants but somebody else owns is done without.
-fn bind(config: &Config) -> Result<Vec<Listener>, Precondition> {
-    let mut listeners = vec![Listener::bind(&config.listen).map_err(Precondition::Socket)?];
+async fn bind(config: &Config) -> Result<Vec<Listener>, Precondition> {
+    let mut listeners = vec![bind_own(&config.listen).await.map_err(Precondition::Socket)?];
     if config.compat_socket.as_os_str().is_empty() {
         return Ok(listeners);
     }
@@ -107,6 +111,17 @@ fn bind(config: &Config) -> Result<Vec<Listener>, Precondition> {
         Err(error) => log::warn!("metrics will lack the labels of pods and containers: {}", chain(&error)),
     }
     Ok(listeners)
+}
+
+/// A child of a daemon that was killed holds its socket until it executes its program.
+async fn bind_own(path: &Path) -> Result<Listener, ServerError> {
+    let deadline = Instant::now() + LAST_CHILD;
+    loop {
+        match Listener::bind(path) {
+            Err(ServerError::Occupied { .. }) if Instant::now() < deadline => tokio::time::sleep(LOOK_AGAIN).await,
+            other => return other,
+        }
+    }
 }
 
 /// Asks our own socket for `Version`, through everything a client goes through.

@@ -1,6 +1,7 @@
 //! Making a container, and removing it. What fails half way is undone by the same steps that remove one.
 
 use std::fs;
+use std::path::{Component, Path};
 use std::sync::Arc;
 
 use nodeagent_cri_api::ContainerConfig;
@@ -18,6 +19,7 @@ use crate::{clock, id};
 /// Makes a container in a pod and gives its id. The same request again gives the same container while it is not
 /// started; one of that name that is, or was asked for differently, is removed first.
 pub async fn create(environment: Shared, pod: PodHandle, config: ContainerConfig) -> Result<String, ContainerError> {
+    check(&config)?;
     for named in pod.view().containers.iter().filter(|container| container.record.is_named(&config)) {
         let record = &named.record;
         if record.phase == Phase::Created && record.config == config {
@@ -49,6 +51,23 @@ pub async fn create(environment: Shared, pod: PodHandle, config: ContainerConfig
             Err(error)
         }
     }
+}
+
+/// Refuses what cannot be, before anything is touched.
+fn check(config: &ContainerConfig) -> Result<(), ContainerError> {
+    let invalid = |message: String| Err(ContainerError::Invalid(message));
+    if config.metadata.as_ref().is_none_or(|metadata| metadata.name.is_empty()) {
+        return invalid("the container's metadata has no name".to_owned());
+    }
+    if config.image.as_ref().is_none_or(|image| image.image.is_empty()) {
+        return invalid("the container has no image".to_owned());
+    }
+    // the log is written by root, wherever this leads
+    let inside = |component: Component<'_>| matches!(component, Component::Normal(_) | Component::CurDir);
+    if !Path::new(&config.log_path).components().all(inside) {
+        return invalid(format!("log path `{}` leads out of the pod's log directory", config.log_path));
+    }
+    Ok(())
 }
 
 fn plan(

@@ -17,6 +17,10 @@ impl PodNetworks for Network {
     async fn detach(&self, pod: &SandboxRecord) -> Result<(), NetworkFailure> {
         Ok(self.del(&describe(pod)).await?)
     }
+
+    async fn sweep(&self, known: &[String]) -> Result<(), NetworkFailure> {
+        Ok(self.gc(known).await?)
+    }
 }
 
 fn describe(pod: &SandboxRecord) -> PodNetwork {

@@ -20,6 +20,9 @@ pub trait PodNetworks: Send + Sync {
 
     /// Disconnects it. Again and again is fine, and so is a namespace that is gone.
     async fn detach(&self, pod: &SandboxRecord) -> Result<(), NetworkFailure>;
+
+    /// Removes what pods left that are not in `known`.
+    async fn sweep(&self, known: &[String]) -> Result<(), NetworkFailure>;
 }
 
 /// Where files of running pods are.

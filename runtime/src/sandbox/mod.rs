@@ -28,3 +28,6 @@ pub use pods::Pods;
 pub use record::{Key, SandboxRecord, SandboxState};
 pub use shim::{Executed, MemfdLauncher, Shim, ShimError, ShimLauncher, Started};
 pub use view::{ContainerView, PodView};
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use nodeagent_cri_api::{ContainerConfig, ContainerMetadata, PodSandboxConfig};
 use super::flight::Flights;
 use super::{Abandoned, Key, PodError, PodHandle, PodView, Shared, setup, task};
 use crate::container::{self, ContainerError};
+use crate::telemetry::chain;
 
 type Request = (PodSandboxConfig, String);
 
@@ -107,10 +108,18 @@ impl Pods {
                 return Ok(sandbox.id.clone());
             }
             log::info!(id = sandbox.id.as_str(); "removing a stale sandbox that is asked for anew");
-            pod.remove_pod().await?;
+            if let Err(error) = pod.remove_pod().await {
+                // it stays on the list, not ready, for kubelet to remove: no reason to keep the new one waiting
+                log::warn!(id = sandbox.id.as_str(); "{}", chain(&error));
+            }
         }
-        let made = setup::make(&self.inner.environment, config, handler).await?;
-        Ok(self.adopt(made))
+        match setup::make(&self.inner.environment, config, handler).await {
+            Ok(made) => Ok(self.adopt(made)),
+            Err(failed) => {
+                failed.remains.map(|remains| self.adopt(remains));
+                Err(failed.error)
+            }
+        }
     }
 
     /// Gives a pod its task and makes it known.

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::time::Duration;
 
 use nodeagent_shim::protocol::LaunchSpec;
+use tokio::time::timeout;
 
 use super::task::{self, Beginning};
 use super::{PodError, Pods, SandboxRecord, SandboxState, Shared, files, setup, teardown};
@@ -14,6 +16,9 @@ use crate::telemetry::chain;
 
 /// Pods that are looked at together; each waits for its shim.
 const TOGETHER: usize = 16;
+
+/// Plugins must not keep the node from starting.
+const SWEEP: Duration = Duration::from_secs(30);
 
 impl Pods {
     /// Meets the pods of an earlier daemon again, undoes what was half made, and sweeps what belongs to nobody.
@@ -60,7 +65,7 @@ impl Pods {
             for (container, _) in &containers {
                 undo_container(environment, container).await;
             }
-            undo_pod(environment, &record).await;
+            setup::undo(environment, record).await.map(|remains| self.adopt(remains));
             return;
         }
         containers.sort_by_key(|(container, _)| container.created_at);
@@ -99,10 +104,16 @@ impl Pods {
         self.adopt(Beginning { record, containers, shim, shim_events });
     }
 
-    /// Removes files and layers that no record names.
+    /// Removes networks, files and layers that no record names.
     async fn sweep(&self) {
         let environment = self.environment();
         let views = self.views();
+        let known: Vec<String> = views.iter().map(|view| view.sandbox.id.clone()).collect();
+        match timeout(SWEEP, environment.network.sweep(&known)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log::warn!("networks of unknown sandboxes: {}", chain(&*error)),
+            Err(_) => log::warn!("networks of unknown sandboxes: plugins take too long"),
+        }
         let known_container = |id: &str| views.iter().any(|view| view.container(id).is_some());
         for id in environment.images.holders() {
             if !known_container(&id) {
@@ -155,12 +166,6 @@ async fn sweep_pod(environment: &Shared, id: &str) -> Result<(), PodError> {
         Ok(())
     })
     .await
-}
-
-async fn undo_pod(environment: &Shared, record: &SandboxRecord) {
-    if let Err(error) = teardown::erase(environment, record, None).await {
-        log::error!(id = record.id.as_str(); "{}", chain(&error));
-    }
 }
 
 async fn undo_container(environment: &Shared, record: &ContainerRecord) {

@@ -11,36 +11,61 @@ use super::shim::ShimEvent;
 use super::task::Beginning;
 use super::{PodError, SandboxRecord, SandboxState, Shared, Shim, files, hostname, teardown};
 use crate::state::Kind;
+use crate::telemetry::chain;
 use crate::{clock, id};
 
 type Connected = (Shim, mpsc::Receiver<ShimEvent>);
 
-/// Makes a pod. On failure, nothing of it is left.
+/// A pod that could not be made, and what could not be undone of it.
+pub(super) struct Failed {
+    pub error: PodError,
+    pub remains: Option<Beginning>,
+}
+
+fn refused(error: PodError) -> Box<Failed> {
+    Box::new(Failed { error, remains: None })
+}
+
+/// Makes a pod. On failure, nothing of it is left; if something is, it is given back as a pod that is not ready, for
+/// kubelet to remove.
 pub(super) async fn make(
     environment: &Shared,
     config: PodSandboxConfig,
     handler: String,
-) -> Result<Beginning, PodError> {
-    check(&config)?;
-    let mut record = plan(environment, config, handler)?;
+) -> Result<Beginning, Box<Failed>> {
+    check(&config).map_err(refused)?;
+    let mut record = plan(environment, config, handler).map_err(refused)?;
     match build(environment, &mut record).await {
         Ok((shim, events)) => {
             Ok(Beginning { record, containers: Vec::new(), shim: Some(shim), shim_events: Some(events) })
         }
         Err(error) => {
-            let undone = teardown::erase(environment, &record, None).await;
-            if let Err(undone) = undone {
-                // the record is still there: the next start of the daemon tries again
-                log::error!(id = record.id.as_str(); "cannot undo a sandbox: {}", crate::telemetry::chain(&undone));
-            }
-            Err(error)
+            let remains = undo(environment, record).await;
+            Err(Box::new(Failed { error, remains }))
         }
     }
+}
+
+/// Undoes a pod that was never finished. What resists is given back.
+pub(super) async fn undo(environment: &Shared, mut record: SandboxRecord) -> Option<Beginning> {
+    let error = teardown::erase(environment, &record, None).await.err()?;
+    log::error!(id = record.id.as_str(); "cannot undo a sandbox: {}", chain(&error));
+    record.state = SandboxState::NotReady;
+    if let Err(error) = save(environment, &record) {
+        log::error!(id = record.id.as_str(); "{}", chain(&error));
+    }
+    Some(Beginning { record, containers: Vec::new(), shim: None, shim_events: None })
 }
 
 /// Refuses what cannot be, before anything is touched.
 fn check(config: &PodSandboxConfig) -> Result<(), PodError> {
     let invalid = |message: String| Err(PodError::Invalid(message));
+    let metadata = config.metadata.clone().unwrap_or_default();
+    for (what, value) in [("name", metadata.name), ("namespace", metadata.namespace), ("uid", metadata.uid)] {
+        if value.is_empty() {
+            return invalid(format!("the sandbox's metadata has no {what}"));
+        }
+    }
     let options = namespaces(config);
     if options.userns_options.as_ref().is_some_and(|userns| userns.mode() != NamespaceMode::Node) {
         return invalid("user namespaces are not offered by this runtime".to_owned());

@@ -182,7 +182,10 @@ impl Pod {
             Done::Removed { id, result } => self.removed_container(&id, result),
             Done::Updated { id, result } => self.updated(&id, result),
             Done::PodStopped { network } => self.stopped(network),
-            Done::NetworkRetried { network, pause } => self.network_retried(network, pause),
+            Done::NetworkRetried { network, pause } => {
+                self.network_retried(network, pause);
+                self.publish();
+            }
             Done::Reconnected { found } => self.reconnected(found),
             // taken by the loop, which ends with it
             Done::PodRemoved { .. } => {}
@@ -256,11 +259,8 @@ impl Pod {
     fn network_retried(&mut self, network: Result<(), PodError>, pause: Duration) {
         match network {
             Ok(()) => {
-                if self.record.network_owed || self.record.netns.is_some() {
-                    self.change(|record| {
-                        record.network_owed = false;
-                        record.ips.clear();
-                    });
+                if self.record.network_owed {
+                    self.change(|record| record.network_owed = false);
                 }
             }
             Err(error) => {

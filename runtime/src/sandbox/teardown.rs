@@ -27,12 +27,21 @@ pub(super) async fn kill(environment: &Shared, record: &SandboxRecord, shim: Opt
     }
 }
 
-/// Takes the network down and lets go of its namespace.
+/// Takes the network down and lets go of its namespace, which stays while plugins may still be needed in it.
 pub(super) async fn disconnect(environment: &Shared, record: &SandboxRecord) -> Result<(), PodError> {
-    if record.network_owed {
-        let detached = environment.network.detach(record).await;
-        detached.map_err(|source| PodError::Network { action: "take down", id: record.id.clone(), source })?;
+    detach(environment, record).await?;
+    unbind(environment, record).await
+}
+
+async fn detach(environment: &Shared, record: &SandboxRecord) -> Result<(), PodError> {
+    if !record.network_owed {
+        return Ok(());
     }
+    let detached = environment.network.detach(record).await;
+    detached.map_err(|source| PodError::Network { action: "take down", id: record.id.clone(), source })
+}
+
+async fn unbind(environment: &Shared, record: &SandboxRecord) -> Result<(), PodError> {
     if record.netns.is_none() {
         return Ok(());
     }
@@ -49,7 +58,8 @@ pub(super) async fn erase(environment: &Shared, record: &SandboxRecord, shim: Op
         None => Shim::connect(&socket, &record.id).await.ok().map(|(shim, _)| shim),
     };
     kill(environment, record, shim.as_ref(), &[]).await;
-    disconnect(environment, record).await?;
+    let detached = detach(environment, record).await;
+    unbind(environment, record).await?;
     if let Some(shim) = shim
         && let Err(error) = end(shim, &socket, &record.id).await
     {
@@ -61,6 +71,9 @@ pub(super) async fn erase(environment: &Shared, record: &SandboxRecord, shim: Op
         remove_socket(socket_path)
     })
     .await?;
+    if let Err(error) = detached {
+        detach_again(environment, record, error).await?;
+    }
     let removed = environment.cgroups.remove(&record.cgroup).await;
     removed.map_err(|source| PodError::Cgroup { id: record.id.clone(), source })?;
     if record.made_parent {
@@ -68,6 +81,17 @@ pub(super) async fn erase(environment: &Shared, record: &SandboxRecord, shim: Op
     }
     let removed = environment.store.remove(Kind::Pod, &record.id);
     removed.map_err(|source| PodError::Record { id: record.id.clone(), source })
+}
+
+/// Without its namespace, a network has no links left that could not be removed; addresses may be.
+async fn detach_again(environment: &Shared, record: &SandboxRecord, first: PodError) -> Result<(), PodError> {
+    let Err(error) = detach(environment, record).await else { return Ok(()) };
+    if !record.ips.is_empty() {
+        return Err(error);
+    }
+    // it never got an address; a configuration that can neither add nor remove must not keep the pod forever
+    log::warn!(id = record.id.as_str(); "giving up on a network that was never set up: {}", chain(&first));
+    Ok(())
 }
 
 /// Asks the shim to end and sees to it that it does.

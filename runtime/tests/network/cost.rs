@@ -18,8 +18,8 @@ fn figures(mut times: Vec<Duration>) -> [Duration; 3] {
 fn add_and_del_alone_and_ten_at_a_time() {
     with_both(|by| async move {
         let node = Node::new(by, "1.0.0", BRIDGE);
-        let pods: Vec<_> = (0..PODS).map(|number| node.pod(&format!("p{number}"))).collect();
         for at_once in [1, 10] {
+            let pods: Vec<_> = (0..PODS).map(|number| node.pod(&format!("p{at_once}-{number}"))).collect();
             let started = Instant::now();
             let mut adds = Vec::new();
             for group in pods.chunks(at_once) {
@@ -47,9 +47,10 @@ fn add_and_del_alone_and_ten_at_a_time() {
                 figures(dels),
                 started.elapsed()
             );
-        }
-        for pod in &pods {
-            run("ip", &["netns", "del", pod.netns.file_name().unwrap().to_str().unwrap()]);
+            for pod in &pods {
+                run("ip", &["netns", "del", pod.netns.file_name().unwrap().to_str().unwrap()]);
+            }
+            node.network.settled().await;
         }
     });
 }

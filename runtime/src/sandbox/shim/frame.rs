@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Bytes of one frame.
-pub(super) fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
+fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; 4];
     serde_json::to_writer(&mut bytes, value)?;
     let length = bytes.len() - 4;
@@ -21,12 +21,17 @@ pub(super) fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
 }
 
 /// Writes one frame.
-pub(super) async fn write<T: Serialize>(stream: &mut (impl AsyncWrite + Unpin), value: &T) -> io::Result<()> {
+pub(in crate::sandbox) async fn write<T: Serialize>(
+    stream: &mut (impl AsyncWrite + Unpin),
+    value: &T,
+) -> io::Result<()> {
     stream.write_all(&encode(value)?).await
 }
 
 /// Reads one frame; none at the end of the stream. Not cancel-safe.
-pub(super) async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<T>> {
+pub(in crate::sandbox) async fn read<T: DeserializeOwned>(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> io::Result<Option<T>> {
     let length = match stream.read_u32_le().await {
         Ok(length) => length as usize,
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),

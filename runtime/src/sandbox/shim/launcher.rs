@@ -104,7 +104,8 @@ fn load(program: &Path) -> io::Result<OwnedFd> {
     let memory = memfd_create(c"nodeagent-shim", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     let mut file = fs::File::from(memory);
     file.write_all(&bytes)?;
-    file.set_permissions(fs::Permissions::from_mode(0o500))?;
+    // for everybody: the reaper of a shared PID namespace executes it without privileges
+    file.set_permissions(fs::Permissions::from_mode(0o555))?;
     let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
     Ok(file.into())

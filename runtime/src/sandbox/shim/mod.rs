@@ -1,7 +1,7 @@
 //! The pod's supervisor, as the daemon sees it: started once, spoken to over a socket, met again after a restart.
 
 mod connection;
-mod frame;
+pub(in crate::sandbox) mod frame;
 mod launcher;
 
 use std::path::{Path, PathBuf};

@@ -47,6 +47,8 @@ impl Pod {
     /// Without its supervisor nobody reaps, logs or reports: what still runs is killed.
     fn shim_lost(&mut self) {
         log::error!(id = self.record.id.as_str(); "the supervisor is lost: killing the pod");
+        // not ready before anybody sees an end; kills by cgroup, takes the network down
+        self.stop();
         let living = self.members.iter().filter(|member| member.record.phase == Phase::Running);
         let ids: Vec<String> = living.map(|member| member.record.id.clone()).collect();
         for id in ids {
@@ -55,8 +57,6 @@ impl Pod {
             });
             self.announce(EventKind::Stopped, &id);
         }
-        // kills by cgroup, takes the network down
-        self.stop();
     }
 }
 
