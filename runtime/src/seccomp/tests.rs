@@ -22,7 +22,8 @@ impl Call {
             4 => self.audit,
             16..64 => {
                 let argument = self.arguments[(offset as usize - 16) / 8];
-                if offset % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 }
+                let half = if offset.is_multiple_of(8) { argument & 0xffff_ffff } else { argument >> 32 };
+                u32::try_from(half).unwrap()
             }
             other => panic!("load from {other}"),
         }
