@@ -10,7 +10,6 @@ use nodeagent_cri_api::VersionRequest;
 use nodeagent_cri_api::runtime_service_client::RuntimeServiceClient;
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
 use crate::config::{Config, ConfigError};
@@ -70,7 +69,7 @@ async fn serve(
     let node = Arc::new(Node::build(config).await.map_err(Failure::Precondition)?);
     // clients wait in the sockets' backlogs meanwhile: nobody is told of half the pods
     node.pods.recover().await.map_err(Failure::Recover)?;
-    let stop = CancellationToken::new();
+    let stop = node.stop.clone();
     let cri = Cri::new(Arc::clone(&node));
     let services = Services { runtime: cri.clone(), image: cri.clone(), crio: Arc::new(cri) };
     let limits = Limits { drain, ..Limits::default() };

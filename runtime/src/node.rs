@@ -6,6 +6,8 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::cgroup::{CgroupError, Cgroups, Delegated};
 use crate::config::Config;
 use crate::container::capabilities::bounding_of;
@@ -37,6 +39,8 @@ pub struct Node {
     pub pods: Pods,
     /// What happens to them.
     pub events: Events,
+    /// Cancelled when the daemon is told to stop: streams that would never end do so then.
+    pub stop: CancellationToken,
 }
 
 /// What the host has to offer before anything can start.
@@ -107,7 +111,7 @@ impl Node {
             host: host_facts(&config, kernel)?,
         };
         let pods = Pods::new(Arc::new(environment));
-        Ok(Node { config, cgroups, kernel, images, network, pods, events })
+        Ok(Node { config, cgroups, kernel, images, network, pods, events, stop: CancellationToken::new() })
     }
 
     /// Whether pods can be run, else reason and message.

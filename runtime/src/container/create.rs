@@ -177,8 +177,10 @@ pub async fn erase(environment: &Shared, record: &ContainerRecord, shim: Option<
         // costs the shim some memory until its pod ends
         log::warn!(id = id.as_str(); "{}", chain(&error));
     }
-    let removed = environment.cgroups.remove(&record.cgroup).await;
-    removed.map_err(|source| ContainerError::Cgroup { id: id.clone(), source })?;
+    let failed = |source| ContainerError::Cgroup { id: id.clone(), source };
+    // empty by now, unless a launcher hung when its start was given up
+    environment.cgroups.kill(&record.cgroup).await.map_err(failed)?;
+    environment.cgroups.remove(&record.cgroup).await.map_err(failed)?;
     let released = environment.images.release(id).await;
     released.map_err(|source| ContainerError::Rootfs { id: id.clone(), source: Box::new(source) })?;
     for kind in [Kind::Spec, Kind::Container] {

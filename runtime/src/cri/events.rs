@@ -16,7 +16,8 @@ const BUFFER: usize = 64;
 
 pub(super) async fn get_container_events(cri: &Cri, _: GetEventsRequest) -> Result<EventStream, Status> {
     let (sender, receiver) = mpsc::channel(BUFFER);
-    tokio::spawn(forward(cri.node.pods.clone(), cri.node.events.subscribe(), sender));
+    let forwarding = forward(cri.node.pods.clone(), cri.node.events.subscribe(), sender);
+    tokio::spawn(cri.node.stop.clone().run_until_cancelled_owned(forwarding));
     Ok(ReceiverStream::new(receiver))
 }
 
