@@ -40,11 +40,14 @@ pub struct Record {
     pub list: ConfList,
     /// answer of the last plugin
     pub result: Option<Value>,
+    /// DEL was asked for and answered; what remains to be done waits for the kernel
+    #[serde(default)]
+    pub deleted: bool,
 }
 
 impl Record {
     pub(super) fn new(by: By, pod: PodNetwork, list: ConfList) -> Self {
-        Self { format: FORMAT, by, pod, list, result: None }
+        Self { format: FORMAT, by, pod, list, result: None, deleted: false }
     }
 }
 

@@ -198,10 +198,7 @@ impl Network {
         let inner = &*self.inner;
         let _own = inner.locks.lock(&pod.sandbox_id).await;
         let unknown = || NetworkError::Unknown(pod.sandbox_id.clone());
-        if inner.releases.contains(&pod.sandbox_id) {
-            return Err(unknown());
-        }
-        let record = inner.cache.load(&pod.sandbox_id)?.ok_or_else(unknown)?;
+        let record = inner.cache.load(&pod.sandbox_id)?.filter(|record| !record.deleted).ok_or_else(unknown)?;
         let result = record.result.as_ref().ok_or_else(unknown)?;
         match record.by {
             By::Exec => inner.chain(&record.list, inner.config.query_timeout).check(&record.pod, result).await,
@@ -214,10 +211,10 @@ impl Network {
 
     /// What a sandbox got, from its record: for a daemon that restarts.
     pub fn attachment(&self, sandbox_id: &str) -> Result<Option<Attachment>, NetworkError> {
-        if !conf::is_name(sandbox_id) || self.inner.releases.contains(sandbox_id) {
+        if !conf::is_name(sandbox_id) {
             return Ok(None);
         }
-        let record = self.inner.cache.load(sandbox_id)?;
+        let record = self.inner.cache.load(sandbox_id)?.filter(|record| !record.deleted);
         let Some((network, raw)) = record.and_then(|record| Some((record.list.name, record.result?))) else {
             return Ok(None);
         };
@@ -237,7 +234,9 @@ impl Network {
         let inner = &self.inner;
         let mut first_error = None;
         for sandbox in inner.cache.sandboxes()? {
-            if valid.contains(&sandbox) {
+            // a pod may be known, and stopped: its network is gone but for what a daemon that died did not finish
+            let deleted = || inner.cache.load(&sandbox).is_ok_and(|record| record.is_some_and(|record| record.deleted));
+            if valid.contains(&sandbox) && !deleted() {
                 continue;
             }
             let pod = PodNetwork { sandbox_id: sandbox.clone(), ..PodNetwork::default() };
@@ -306,6 +305,10 @@ impl Inner {
             Err(error) => return Err(error.into()),
         };
         if record.by == By::Builtin {
+            // on disk first: the next daemon must not take the pod's network for one that is in use
+            let mut record = record;
+            record.deleted = true;
+            self.cache.store(&record)?;
             releases::later(self, record);
             return Ok(());
         }

@@ -86,14 +86,28 @@ fn a_sandbox_may_be_added_again_while_its_first_link_is_still_there() {
 fn what_a_dead_daemon_left_is_found_by_the_next() {
     isolated(|| async {
         let node = Node::new(By::Itself, "1.0.0", BRIDGE);
-        let (pod, other) = (node.pod("aa"), node.pod("bb"));
-        node.network.add(&pod).await.unwrap();
-        node.network.add(&other).await.unwrap();
-        end_namespace(&pod);
+        let (removed, stopped, running) = (node.pod("aa"), node.pod("bb"), node.pod("cc"));
+        // a runtime of its own, whose tasks end with it: the daemon that dies
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let daemon = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                daemon.block_on(async {
+                    let network = node.with(By::Itself);
+                    for pod in [&removed, &stopped, &running] {
+                        network.add(pod).await.unwrap();
+                    }
+                    network.del(&stopped).await.unwrap();
+                });
+            });
+        });
+        end_namespace(&removed);
         let next = node.with(By::Itself);
-        next.gc(&["bb".to_owned()]).await.unwrap();
+        assert_eq!(node.addresses().len(), 3);
+        assert_eq!(next.attachment("bb").unwrap(), None);
+        next.gc(&["bb".to_owned(), "cc".to_owned()]).await.unwrap();
+        end_namespace(&stopped);
         next.settled().await;
         assert_eq!((node.addresses().len(), veths()), (1, 1));
-        assert!(next.attachment("bb").unwrap().is_some());
+        assert!(next.attachment("cc").unwrap().is_some());
     });
 }
