@@ -164,7 +164,12 @@ pub async fn transaction(
     if output.stdout.lines().any(|line| line.trim() == "Nothing to do.") {
         return Ok(Transaction { id: None });
     }
-    Ok(Transaction { id: last_transaction(host).await? })
+    // the packages are in place: not to know the number only costs the undo
+    let id = last_transaction(host).await.unwrap_or_else(|error| {
+        log::warn!("{error}: this transaction cannot be undone by its number");
+        None
+    });
+    Ok(Transaction { id })
 }
 
 /// Takes a transaction back.
@@ -237,7 +242,8 @@ async fn run(host: &Host, what: &'static str, command: &Command) -> Result<Outpu
         name: format!("nodeagent-dnf-{}.service", std::process::id()),
         description: format!("nodeagent: dnf {what}"),
         command: std::iter::once(command.program.clone()).chain(command.args.iter().cloned()).collect(),
-        env: command.env.clone(),
+        // our own runner has it from the start: messages are parsed
+        env: std::iter::once(("LC_ALL".to_owned(), "C.UTF-8".to_owned())).chain(command.env.iter().cloned()).collect(),
         output: output.clone(),
         errors: errors.clone(),
         deadline: command.deadline,

@@ -96,6 +96,16 @@ async fn only_systemd_itself_ends_jobs() {
 }
 
 #[tokio::test]
+async fn a_unit_that_is_not_up_is_not_restarted() {
+    for active in ["inactive", "failed", "activating"] {
+        let unit = Unit { active, ..Unit::new(Behaviour::Fails) };
+        let Some(scene) = scene(&[("x.service", unit)]).await else { return };
+        scene.client.run_job(JobKind::TryRestart, "x.service").await.unwrap();
+        assert_eq!(scene.mock.calls(), ["subscribe"], "{active}");
+    }
+}
+
+#[tokio::test]
 async fn jobs_of_the_boot_are_not_thrown_out() {
     let Some(scene) = scene(&[("x.service", Unit::new(Behaviour::Normal))]).await else { return };
     scene.mock.state().system = "starting".into();

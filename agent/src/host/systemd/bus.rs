@@ -163,6 +163,10 @@ impl Systemd for Bus {
     }
 
     async fn run_job(&self, kind: JobKind, name: &str) -> Result<(), SystemdError> {
+        // one that keeps dying and being started (a kubelet before its join) takes new settings up by itself
+        if kind == JobKind::TryRestart && !self.unit(name).await?.is_active() {
+            return Ok(());
+        }
         let mode = self.job_mode().await?;
         self.ledger.note(format!("{} {name}", kind.verb()));
         let job = Job { verb: kind.verb(), unit: name, deadline: self.job_deadline };

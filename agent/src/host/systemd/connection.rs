@@ -11,6 +11,7 @@ use zbus::proxy::CacheProperties;
 use zbus::{Connection, MatchRule, MessageStream, connection, message};
 
 use super::SystemdError;
+use super::private::PrivateSocket;
 use super::proxy::ManagerProxy;
 
 /// systemd's own socket, for root only.
@@ -89,7 +90,7 @@ impl Link {
 
 async fn peer(path: &std::path::Path) -> zbus::Result<Connection> {
     let stream = tokio::net::UnixStream::connect(path).await?;
-    connection::Builder::unix_stream(stream).p2p().build().await
+    connection::Builder::socket(PrivateSocket(stream)).p2p().build().await
 }
 
 async fn owner(connection: &Connection) -> zbus::Result<OwnedUniqueName> {

@@ -7,6 +7,7 @@ mod connection;
 mod health;
 mod job;
 pub mod offline;
+mod private;
 mod proxy;
 mod status;
 
