@@ -150,17 +150,20 @@ impl Senders {
 mod tests {
     use super::*;
 
-    fn message(sender: &str) -> Vec<u8> {
-        let body = "org.freedesktop.systemd1";
+    /// One message with this sender, and the same name in its body.
+    fn message(sender: &[u8; 24]) -> Vec<u8> {
+        let placeholder = ":1.xxxxxxxxxxxxxxxxxxxxx";
         let message = zbus::Message::signal("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager", "X")
-            .unwrap()
-            .sender(":1.xxxxxxxxxxxxxxxxxxxxx")
-            .unwrap()
-            .build(&(body, 7u32))
+            .and_then(|message| message.sender(placeholder))
+            .and_then(|message| message.build(&("org.freedesktop.systemd1", 7u32)))
             .unwrap();
-        let mut bytes = message.data().to_vec();
-        let at = bytes.windows(24).position(|window| window == b":1.xxxxxxxxxxxxxxxxxxxxx").unwrap();
-        bytes[at..at + 24].copy_from_slice(sender.as_bytes());
+        with_sender(message.data(), placeholder.as_bytes(), sender)
+    }
+
+    fn with_sender(bytes: &[u8], old: &[u8], new: &[u8; 24]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        let at = bytes.windows(old.len()).position(|window| window == old).unwrap();
+        bytes[at..at + new.len()].copy_from_slice(new);
         bytes
     }
 
@@ -173,9 +176,11 @@ mod tests {
 
     #[test]
     fn only_the_sender_is_replaced_however_the_stream_is_cut() {
-        let unique = std::str::from_utf8(UNIQUE).unwrap();
-        let (raw, wanted) = (message("org.freedesktop.systemd1"), message(unique));
-        let other = message(":1.yyyyyyyyyyyyyyyyyyyyy");
+        const MARK: &[u8; 24] = b"org.freedesktop.SYSTEMD1";
+        // each message has a number of its own: what is wanted is made of the very same one
+        let marked = message(MARK);
+        let (raw, wanted) = (with_sender(&marked, MARK, SENDER), with_sender(&marked, MARK, UNIQUE));
+        let other = message(b":1.yyyyyyyyyyyyyyyyyyyyy");
         let handshake = b"OK 0123456789abcdef0123456789abcdef\r\nAGREE_UNIX_FD\r\n";
         let stream = [&handshake[..], &raw, &other, &raw].concat();
         let expected = [&handshake[..], &wanted, &other, &wanted].concat();

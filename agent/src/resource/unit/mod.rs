@@ -143,6 +143,13 @@ fn obstacle(desired: &Desired, observed: &Observed) -> Option<Outcome> {
             ),
         });
     }
+    // systemd masks by a link at that very place, and would have stopped the unit for nothing
+    if desired.masked == Some(true) && !unit.is_masked() && unit.fragment == format!("/etc/systemd/system/{name}") {
+        return blocked(
+            format!("{name} cannot be masked: {} is a file of its own", unit.fragment),
+            format!("remove {}, or say enabled = false and state = \"stopped\"", unit.fragment),
+        );
+    }
     if desired.enabled == Some(true) && !unit.is_masked() {
         let why = match unit.unit_file_state {
             UnitFileState::Static => "it has no [Install] section and is started by other units",

@@ -66,6 +66,15 @@ fn what_somebody_masked_is_a_conflict_and_not_undone() {
 }
 
 #[test]
+fn a_unit_whose_file_is_in_the_way_of_its_mask_is_not_even_stopped() {
+    let masked = Desired { enabled: None, masked: Some(true), state: None, ..running("x.service") };
+    let mut observed = unit(UnitFileState::Disabled, "active");
+    observed.unit.fragment = "/etc/systemd/system/x.service".into();
+    let outcome = decide(&masked, &observed);
+    assert!(matches!(&outcome, Outcome::Blocked { reason, .. } if reason.contains("/etc/systemd/system/x.service")));
+}
+
+#[test]
 fn units_that_cannot_be_enabled_say_why() {
     use UnitFileState::{Bad, Generated, Indirect, Static, Transient};
     for (state, word) in
