@@ -1,0 +1,114 @@
+//! kill -9 at random moments of a pull: what is visible afterwards is whole, and nothing is left lying about.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests may stop at the first surprise, too")]
+
+mod images_support;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use images_support::{Layer, Registry, TestImage, files, is_root, open};
+
+const ROOT: &str = "IMAGES_CRASH_ROOT";
+const REFERENCE: &str = "IMAGES_CRASH_REFERENCE";
+const ROUNDS: u32 = 24;
+/// On a machine whose load changes, the measured time may be far off: then the moments move further out.
+const MAX_ROUNDS: u32 = 96;
+
+/// Not a test of its own: the process that gets killed.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "started by the test below"]
+async fn pull_until_killed() {
+    let (Ok(root), Ok(reference)) = (std::env::var(ROOT), std::env::var(REFERENCE)) else { return };
+    let images = open(Path::new(&root)).await;
+    let image = images.pull(&reference, None).await.unwrap();
+    images.prepare(&image.id, "container").await.unwrap();
+}
+
+/// Layers of a few hundred files, so that there is time to be killed in.
+fn image() -> TestImage {
+    let layer = |number: u32| {
+        let content = number.to_string().repeat(20_000);
+        let names: Vec<String> = (0..200).map(|file| format!("layer-{number}/{}/file-{file}", file % 7)).collect();
+        let entries: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), content.as_bytes())).collect();
+        Layer::gzip(files(&entries))
+    };
+    TestImage::new((0..4).map(layer).collect())
+}
+
+fn assert_whole(lower: &[std::path::PathBuf]) {
+    for (number, layer) in lower.iter().rev().enumerate() {
+        let content = number.to_string().repeat(20_000);
+        for file in 0..200 {
+            let path = layer.join(format!("layer-{number}/{}/file-{file}", file % 7));
+            assert!(std::fs::read_to_string(&path).unwrap() == content, "{}", path.display());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_killed_leaves_whole_images_or_none_and_no_litter() {
+    if !is_root() {
+        return;
+    }
+    let (registry, dir) = (Registry::start().await, tempfile::tempdir().unwrap());
+    registry.push("app", "v1", &image()).await;
+    let reference = format!("{}/app:v1", registry.host);
+    let root = dir.path().join("root");
+    let start = || {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "pull_until_killed", "--ignored"])
+            .env(ROOT, &root)
+            .env(REFERENCE, &reference)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    // how long it takes when nobody interferes
+    let started = Instant::now();
+    assert!(start().wait().unwrap().success());
+    let whole = started.elapsed();
+    std::fs::remove_dir_all(&root).unwrap();
+
+    let (mut unfinished, mut finished) = (0, 0);
+    for round in 0..MAX_ROUNDS {
+        if round >= ROUNDS && finished > 0 {
+            break;
+        }
+        let mut child = start();
+        // the moments are spread over the whole pull and a little beyond
+        let (lap, step) = (round / ROUNDS, round % ROUNDS);
+        tokio::time::sleep(whole.mul_f64(1.2) * (lap + 1) * step / ROUNDS).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        let images = open(&root).await;
+        assert_eq!(std::fs::read_dir(root.join("tmp")).unwrap().count(), 0);
+        match images.find(&reference) {
+            None => unfinished += 1,
+            Some(image) => {
+                finished += 1;
+                assert_whole(&images.prepare(&image.id, "check").await.unwrap().lower);
+                for container in images.containers() {
+                    images.release(&container).await.unwrap();
+                }
+                images.remove(&image.id).await.unwrap();
+                assert_eq!((images.usage().used_bytes, images.usage().inodes_used), (0, 0));
+                images_support::wait_until_empty(&root.join("tmp")).await;
+            }
+        }
+    }
+    assert!(
+        unfinished > 0 && finished > 0,
+        "{unfinished} unfinished and {finished} finished pulls: the moments are wrong"
+    );
+    let images = open(&root).await;
+    let image = images.pull(&reference, None).await.unwrap();
+    assert_whole(&images.prepare(&image.id, "last").await.unwrap().lower);
+    images.release("last").await.unwrap();
+    images.remove(&image.id).await.unwrap();
+    images_support::wait_until_empty(&root.join("tmp")).await;
+    assert_eq!(images_support::leftovers(&root), Vec::<String>::new());
+}
