@@ -108,7 +108,9 @@ impl Pods {
     async fn sweep(&self) {
         let environment = self.environment();
         let views = self.views();
-        let known: Vec<String> = views.iter().map(|view| view.sandbox.id.clone()).collect();
+        // A stopped pod's address returns in the background: where the daemon died over that, it is swept.
+        let attached = views.iter().filter(|view| view.sandbox.network_owed);
+        let known: Vec<String> = attached.map(|view| view.sandbox.id.clone()).collect();
         match timeout(SWEEP, environment.network.sweep(&known)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => log::warn!("networks of unknown sandboxes: {}", chain(&*error)),

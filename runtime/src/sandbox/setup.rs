@@ -137,8 +137,11 @@ async fn build(environment: &Shared, record: &mut SandboxRecord) -> Result<Conne
         match environment.network.attach(record).await {
             Ok(ips) => record.ips = ips,
             Err(source) => {
-                // The network has taken back what it could, and said what it could not. A plugin whose configuration is so
-                // broken that it cannot even take down must not keep the whole sandbox.
+                // Taken down as at a pod's end; but a plugin whose configuration is so broken that it cannot even do that
+                // would fail for ever, and must not keep the whole sandbox.
+                if let Err(error) = environment.network.detach(record).await {
+                    log::warn!(id = id.as_str(); "given up: {error}");
+                }
                 record.network_owed = false;
                 return Err(PodError::Network { action: "set up", id, source });
             }

@@ -131,8 +131,8 @@ async fn failing_plugin(node: Shared) -> Result<()> {
         ensure!(message.contains(word), "why? {message}");
         ensure!(node.pods_list(None).await?.is_empty(), "a pod is left");
     }
-    // the kernel takes a link away some time after its namespace, and the bridge plugin stumbles over that
-    node.ports_gone().await?;
+    // the bridge plugin stumbles over links that are about to go
+    node.network_gone().await?;
     node.own()?.lock().await.net().write(&usual)?;
     node.run(&node.pod("plugin")).await.context("after the repair")?;
     Ok(())

@@ -293,15 +293,18 @@ impl Node {
         Ok(out.into_owned())
     }
 
-    /// Waits until no link hangs on the bridge.
-    pub async fn ports_gone(&self) -> Result<()> {
+    /// Waits until no link hangs on the bridge and every address is back: the kernel takes its time over both.
+    pub async fn network_gone(&self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let ports = self.own()?.lock().await.net().ports()?;
-            if ports.is_empty() {
+            let (ports, addresses) = {
+                let daemon = self.own()?.lock().await;
+                (daemon.net().ports()?, daemon.net().addresses()?)
+            };
+            if ports.is_empty() && addresses.is_empty() {
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "links are left: {ports:?}");
+            ensure!(Instant::now() < deadline, "links {ports:?} and addresses {addresses:?} are left");
             sleep(Duration::from_millis(10)).await;
         }
     }
