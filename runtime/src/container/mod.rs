@@ -1,6 +1,6 @@
 //! Containers: from a configuration to what the shim launches, and back to nothing.
 //!
-//! [`create`] makes one and [`erase`] removes one; in between it belongs to its pod's task
+//! [`mod@create`] makes one and [`erase`] removes one; in between it belongs to its pod's task
 //! ([`crate::sandbox`]). What it is launched with is decided in [`spec`].
 
 pub mod capabilities;

@@ -1,4 +1,4 @@
-//! Kernel parameters: their value now (`sysctl/NAME`), and after the next boot (`sysctl-file`, in [`file`]).
+//! Kernel parameters: their value now (`sysctl/NAME`), and after the next boot (`sysctl-file`, in [`mod@file`]).
 
 pub mod conf;
 pub mod file;
