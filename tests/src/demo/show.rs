@@ -79,7 +79,7 @@ pub fn run(suite: Suite, folder: &Path, progress: &Progress) -> Result<Node> {
     let machine = Machine::boot_disk(&image, &hardware, &folder.join("disk"))?;
     let mut node = Node { machine, _registry: registry, _image: image };
     progress.say("systemd is up; cloud-init installs nodeagent and its configuration");
-    let journal = follow(&mut node.machine, progress)?;
+    let journal = converge(&mut node.machine, &mut |text| progress.say(text))?;
     let answer = node.machine.run_within(ASK_POD, POD_ANSWERS_WITHIN)?;
     let status = node.machine.run("agent status --json")?;
     let status: Value =
@@ -93,10 +93,11 @@ pub fn run(suite: Suite, folder: &Path, progress: &Progress) -> Result<Node> {
     Ok(node)
 }
 
-fn follow(machine: &mut Machine, progress: &Progress) -> Result<journal::Reader> {
+/// Waits for the end of a first boot, and says what is done meanwhile.
+pub fn converge(machine: &mut Machine, say: &mut dyn FnMut(&str)) -> Result<journal::Reader> {
     let mut reader = journal::Reader::default();
     machine.run_into(journal::FOLLOW, CONVERGES_WITHIN, &mut |piece| {
-        reader.take(piece, &mut |who, what| progress.say(&format!("{who:>12}: {what}")));
+        reader.take(piece, &mut |who, what| say(&format!("{who:>12}: {what}")));
     })?;
     match reader.result.as_deref() {
         Some("done") => Ok(reader),

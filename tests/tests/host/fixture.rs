@@ -1,0 +1,143 @@
+//! What trials share: the image, the repositories, the registry, and the moment after a first boot.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nodeagent_tests::demo::show;
+use nodeagent_tests::depot::{self, Depot};
+use nodeagent_tests::first_boot;
+use nodeagent_tests::outside::repository;
+use nodeagent_tests::registry::Registry;
+use nodeagent_tests::vm::{Answer, Hardware, Image, Machine, Saved, Suite, Unsaved};
+use tempfile::TempDir;
+
+/// Made when the first trial asks for it.
+#[derive(Default)]
+pub struct Fixture {
+    base: OnceLock<Result<Base, String>>,
+    node: OnceLock<Result<Node, String>>,
+}
+
+/// What every machine needs.
+pub struct Base {
+    pub image: Image,
+    pub hardware: Hardware,
+    _registry: Registry,
+    folder: TempDir,
+}
+
+/// A host after its first boot.
+struct Node {
+    saved: Saved,
+    hardware: Hardware,
+}
+
+impl Fixture {
+    /// Image, repositories, registry.
+    pub fn base(&self) -> Result<&Base> {
+        let base = self.base.get_or_init(|| Base::make().map_err(|error| format!("{error:?}")));
+        base.as_ref().map_err(|error| anyhow!("{error}"))
+    }
+
+    /// A copy of the host in the moment after its first boot.
+    pub fn node(&self) -> Result<Machine> {
+        let base = self.base()?;
+        let node = self.node.get_or_init(|| base.first_boot().map_err(|error| format!("{error:?}")));
+        let node = node.as_ref().map_err(|error| anyhow!("the first boot did not succeed: {error}"))?;
+        node.saved.resume(&base.image, &node.hardware)
+    }
+
+    /// The same, with nobody but us looking for drift.
+    pub fn unwatched_node(&self) -> Result<Machine> {
+        let mut machine = self.node()?;
+        machine.ok("systemctl stop nodeagent-reconcile.path nodeagent-reconcile.timer")?;
+        Ok(machine)
+    }
+
+    /// A host with the package and a configuration, on which nothing has run yet.
+    pub fn installed(&self, config: &str) -> Result<Machine> {
+        let base = self.base()?;
+        let mut machine =
+            Saved::booted(&base.image, &Hardware::default(), &mut |_| {})?.resume(&base.image, &base.hardware)?;
+        install(&mut machine, config)?;
+        Ok(machine)
+    }
+
+    /// The same, on a disk that stays, so that it can be booted again.
+    pub fn installed_on(&self, disk: &std::path::Path, config: &str) -> Result<Machine> {
+        let base = self.base()?;
+        let mut machine = Machine::boot_disk(&base.image, &base.hardware, disk)?;
+        machine.wait_booted()?;
+        install(&mut machine, config)?;
+        machine.ok("sync")?;
+        Ok(machine)
+    }
+
+    /// The next boot of a disk.
+    pub fn boot_again(&self, disk: &std::path::Path) -> Result<Machine> {
+        let base = self.base()?;
+        Machine::boot_disk(&base.image, &base.hardware, disk)
+    }
+
+    /// A path for a new disk.
+    pub fn disk(&self, name: &str) -> Result<PathBuf> {
+        Ok(self.base()?.folder.path().join(name))
+    }
+}
+
+impl Base {
+    fn make() -> Result<Self> {
+        let mut say = |text: &str| eprintln!("{text}");
+        let image = Image::ready(Suite::Bookworm, &mut say)?;
+        let depot = Depot::ready(&mut say)?;
+        let registry = depot::registry()?;
+        let share = Some(repository());
+        let hardware =
+            Hardware { offers: vec![depot.offer(), depot::offer_registry(&registry)], share, ..Hardware::default() };
+        let folder =
+            tempfile::Builder::new().prefix("nodeagent-host-").tempdir().context("create a temporary folder")?;
+        Ok(Self { image, hardware, _registry: registry, folder })
+    }
+
+    fn first_boot(&self) -> Result<Node> {
+        let seed = self.folder.path().join("seed");
+        first_boot::seed(&seed, &demo_config()?)?;
+        let hardware = Hardware { seed: Some(seed), ..self.hardware.clone() };
+        let (mut machine, unsaved) = Unsaved::boot(&self.image, &hardware, &self.folder.path().join("node"))?;
+        let mut said = String::new();
+        let converged = show::converge(&mut machine, &mut |text| said.push_str(&format!("{text}\n")));
+        converged.with_context(|| said)?;
+        machine.wait_booted()?;
+        machine.run(show::ASK_POD)?.ok().context("the pod of the first boot")?;
+        machine.ok("sync")?;
+        Ok(Node { saved: unsaved.save(machine)?, hardware })
+    }
+}
+
+/// The configuration of `make run`.
+pub fn demo_config() -> Result<String> {
+    let path = repository().join("tests/run/config.toml");
+    fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+}
+
+fn install(machine: &mut Machine, config: &str) -> Result<()> {
+    let repo = format!(
+        "[nodeagent]\nname=nodeagent\nbaseurl={0}\ngpgcheck=1\ngpgkey={1}\n",
+        Depot::url("nodeagent/"),
+        Depot::url("RPM-GPG-KEY")
+    );
+    machine.write("/etc/yum.repos.d/nodeagent.repo", repo.as_bytes())?;
+    machine.write("/etc/nodeagent/config.toml", config.as_bytes())?;
+    machine.ok("dnf -q -y install nodeagent").map(drop)
+}
+
+/// Fails unless a command ended in this way.
+pub fn expect(answer: &Answer, status: i32, words: &[&str]) -> Result<()> {
+    ensure!(answer.status == status, "exit {}, not {status}:\n{}", answer.status, answer.text);
+    for word in words {
+        ensure!(answer.text.contains(word), "{word:?} is not said:\n{}", answer.text);
+    }
+    Ok(())
+}

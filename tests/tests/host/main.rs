@@ -1,0 +1,37 @@
+//! The whole on a machine: a CentOS-like host with its own kernel, systemd, SELinux, dnf and cloud-init, seen from outside.
+//!
+//! One first boot is made and kept; most trials go on from that moment, each in a copy of its own.
+
+mod boots;
+mod drift;
+mod first_boot;
+mod fixture;
+mod input;
+mod kubelet;
+mod package;
+
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Trial};
+
+use crate::fixture::Fixture;
+
+type Body = fn(&Fixture) -> anyhow::Result<()>;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // one machine at a time: each wants all processors
+    arguments.test_threads = Some(1);
+    let fixture = Arc::new(Fixture::default());
+    let groups = [first_boot::TRIALS, package::TRIALS, kubelet::TRIALS, drift::TRIALS, input::TRIALS, boots::TRIALS];
+    let root = nix::unistd::geteuid().is_root();
+    let trials = groups.concat().into_iter().map(|(name, body)| {
+        let fixture = fixture.clone();
+        // needs root to unpack the machine's file system: said as a skipped trial, not as success
+        Trial::test(name, move || body(&fixture).map_err(|error| format!("{error:?}").into())).with_ignored_flag(!root)
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    // the machine's files go before `exit` would forget about them
+    drop(fixture);
+    conclusion.exit()
+}
