@@ -8,7 +8,7 @@ use serde::Deserialize;
 const LAST: &str = "nodeagent-activate.service";
 
 /// Prints the journal of the first boot, an entry a line, until the last unit's job has a result; or until cloud-init is done
-/// without having installed us.
+/// without having installed us. Units by name: a pattern stands only for those that the journal knows already.
 pub const FOLLOW: &str = r#"
 fields=MESSAGE,UNIT,_SYSTEMD_UNIT,SYSLOG_IDENTIFIER,JOB_RESULT,NODEAGENT_RESOURCE,NODEAGENT_DURATION_US,PRIORITY
 awk '
@@ -16,7 +16,8 @@ awk '
   /"UNIT":"nodeagent-activate.service"/ && /"JOB_RESULT":/ { exit }
   /"UNIT":"cloud-final.service"/ && /"JOB_RESULT":/ { if (system("systemctl cat nodeagent-activate.service >/dev/null 2>&1")) exit }
 ' < <(exec journalctl -b -f -n all -o json --output-fields=$fields \
-  -u cloud-init-local -u cloud-init -u cloud-config -u cloud-final -u 'nodeagent-*' -u kubelet 2>/dev/null)
+  -u cloud-init-local -u cloud-init -u cloud-config -u cloud-final -u nodeagent-early -u nodeagent-prepare \
+  -u nodeagent-runtime -u nodeagent-activate -u nodeagent-reconcile -u kubelet 2>/dev/null)
 "#;
 
 /// One journal entry, as far as it is of interest. A message that is not text is left out by the journal's JSON.

@@ -16,8 +16,8 @@ use crate::vm::hardware::Accelerator;
 use crate::vm::{Hardware, Image, Machine, Suite};
 
 /// Emulated, on a busy machine.
-const CONVERGES_WITHIN: Duration = Duration::from_secs(900);
-const POD_ANSWERS_WITHIN: Duration = Duration::from_secs(120);
+const CONVERGES_WITHIN: Duration = Duration::from_secs(1800);
+const POD_ANSWERS_WITHIN: Duration = Duration::from_secs(600);
 
 /// Finds the pod's address where the network plugin notes it, and asks its web server until that answers.
 pub const ASK_POD: &str = r#"

@@ -57,7 +57,8 @@ impl Default for Hardware {
             append: String::new(),
             offers: Vec::new(),
             ports: Vec::new(),
-            boots_within: std::time::Duration::from_secs(240),
+            // emulated, on a machine that has other things to do
+            boots_within: std::time::Duration::from_secs(600),
         }
     }
 }

@@ -22,7 +22,7 @@ use super::monitor::Monitor;
 use super::{process, qcow2};
 
 /// For a command of which nothing else is said.
-pub const COMMAND_WITHIN: Duration = Duration::from_secs(120);
+pub const COMMAND_WITHIN: Duration = Duration::from_secs(300);
 
 /// A running machine.
 #[derive(Debug)]
