@@ -29,13 +29,13 @@ impl Image {
         let _one_builder = lock(&cache.join(format!("{}.lock", suite.name())), FlockArg::LockExclusive)?;
         let image = cache.join(&name);
         if !image.exists() {
-            discard_old(&cache, suite, &name)?;
             progress(&format!("building the test host ({}): two to four minutes, once", suite.name()));
             let partial = cache.join(format!("{name}.partial"));
             let _ = fs::remove_dir_all(&partial);
             fs::create_dir(&partial).with_context(|| format!("create {}", partial.display()))?;
             build::build(suite, &partial)?;
             fs::rename(&partial, &image).with_context(|| format!("rename to {}", image.display()))?;
+            discard_old(&cache, suite, &name)?;
         }
         let in_use = lock(&image.join("in-use"), FlockArg::LockShared)?;
         Ok(Self { folder: image, _in_use: in_use })
