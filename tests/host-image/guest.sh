@@ -1,25 +1,26 @@
 #!/bin/bash
-# Turns an unpacked Debian tree into a CentOS-like test host. mmdebstrap runs it as a customize hook:
+# Turns an unpacked Debian tree into a CentOS-like test host. Run in a mount namespace of its own:
 #
 #   guest.sh ROOT FOLDER       FOLDER has files/ (copied as they are) and packages/ (spec files of stand-in RPMs)
 #
-# Leaves boot/{vmlinuz,initrd,manifest} in ROOT for the builder to take. What the host needs from a network it gets here, now.
+# ROOT has the packages of guest-packages.txt and what fetch.sh left. Leaves boot/{vmlinuz,initrd,manifest} for the builder to take.
 set -euo pipefail
 ROOT=$1 FOLDER=$2
+# for the programs of the tree
+mount -t proc proc "$ROOT/proc"
+mount -t sysfs -o ro sys "$ROOT/sys"
+mount --rbind /dev "$ROOT/dev"
 in_root() { chroot "$ROOT" "$@"; }
 put() { mkdir -p "$(dirname "$ROOT$1")"; cat > "$ROOT$1"; }               # put PATH < content
 
 # Unpacked rather than installed: the kernel, because its installation would generate an initramfs, and firewalld, which
 # conflicts with cloud-init on paper (in Debian 13). Only the modules that a node could want.
 kernel_and_firewalld() {
-  local work kernel name
+  local work package
   work=$(mktemp -d)
-  mkdir "$work/deb" "$work/tree"
-  export APT_CONFIG=$MMDEBSTRAP_APT_CONFIG
-  name=$(apt-cache depends linux-image-amd64 | awk '/Depends: linux-image/ {print $2; exit}')
-  # as the user that fetches packages, apt may not write here
-  (cd "$work/deb" && apt-get download -qq -o APT::Sandbox::User=root firewalld "$name")
-  for package in "$work"/deb/*.deb; do dpkg -x "$package" "$work/tree"; done
+  mkdir "$work/tree"
+  for package in "$ROOT"/var/cache/testhost/*.deb; do dpkg -x "$package" "$work/tree"; done
+  rm -r "$ROOT/var/cache/testhost"
   if [ -d "$work/tree/lib" ]; then cp -a "$work/tree/lib" "$work/tree/usr/"; fi     # /lib is a link in the target
   mv "$work"/tree/boot/vmlinuz-* "$ROOT/boot/vmlinuz"
   KERNEL=$(ls "$work/tree/usr/lib/modules")
@@ -166,7 +167,7 @@ slim
   [ ! -x "$file" ] || mode=755
   install -D -o root -g root -m "$mode" "$file" "$ROOT/$file"
 done)
-in_root systemctl -q enable systemd-networkd firewalld testhost-control testhost-shell.service testhost-registry.socket
+in_root systemctl -q enable systemd-networkd firewalld testhost-control testhost-shell.service testhost-registry.service
 # No clock to ask: the control channel sets it.
 in_root systemctl -q disable chrony
 # Labels come last, so that no first boot has to relabel.

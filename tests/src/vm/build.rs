@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::recipe::{Suite, folder, packages};
 use super::{kernel, process};
@@ -13,11 +13,37 @@ use super::{kernel, process};
 /// Holes cost nothing: room for images and packages.
 const DISK_BYTES: u64 = 6 << 30;
 
-/// Builds the image of a suite into a folder.
-pub fn build(suite: Suite, out: &Path) -> Result<()> {
+/// Unpacks a suite's packages into an archive: by far the longest part, and the same until the list of packages changes.
+pub fn unpack(suite: Suite, archive: &Path) -> Result<()> {
+    let script = folder().join("fetch.sh");
+    // goes through a shell, mmdebstrap's
+    ensure!(
+        !script.to_string_lossy().contains('\''),
+        "{}: cannot build in a folder with a quote in its name",
+        script.display()
+    );
+    let mut command = isolated("mmdebstrap");
+    command.args(["--quiet", "--variant=minbase", "--mode=root", "--format=tar", "--skip=cleanup/reproducible"]);
+    command.args(["--aptopt=APT::Install-Recommends \"false\"", "--dpkgopt=force-unsafe-io"]);
+    command.args(["doc", "man", "locale"].map(|what| format!("--dpkgopt=path-exclude=/usr/share/{what}/*")));
+    command.arg(format!("--include={}", packages()?.join(",")));
+    command.arg(format!("--customize-hook='{}' \"$1\"", script.display()));
+    command.arg(suite.name()).arg(archive);
+    run(command, "mmdebstrap")
+}
+
+/// Builds an image of unpacked packages into a folder.
+pub fn build(archive: &Path, out: &Path) -> Result<()> {
     let work = tempfile::Builder::new().prefix("nodeagent-image-").tempdir().context("create a temporary folder")?;
     let root = work.path().join("root");
-    unpack(suite, &root, &out.join("build.log"))?;
+    fs::create_dir(&root)?;
+    let mut extract = isolated("tar");
+    extract.args(["--extract", "--zstd", "--preserve-permissions", "--numeric-owner", "--xattrs", "--directory"]);
+    extract.arg(&root).arg("--file").arg(archive);
+    run(extract, "tar")?;
+    let mut customise = isolated(folder().join("guest.sh"));
+    customise.arg(&root).arg(folder());
+    run(customise, "tests/host-image/guest.sh")?;
     let packed = fs::read(root.join("boot/vmlinuz")).context("the tree has no boot/vmlinuz")?;
     fs::write(out.join("vmlinux"), kernel::unpack(&packed)?).context("write vmlinux")?;
     for name in ["initrd", "manifest"] {
@@ -27,36 +53,20 @@ pub fn build(suite: Suite, out: &Path) -> Result<()> {
     disk(&root, &out.join("root.img"))
 }
 
-fn unpack(suite: Suite, root: &Path, log: &Path) -> Result<()> {
-    let script = folder().join("guest.sh");
-    for path in [&script, &folder()] {
-        // goes through a shell, mmdebstrap's
-        ensure!(
-            !path.to_string_lossy().contains('\''),
-            "{}: cannot build in a folder with a quote in its name",
-            path.display()
-        );
-    }
-    // in namespaces of its own: whatever ends this, its processes and mounts end with it
+/// A program in namespaces of its own: whatever ends this one, its processes and mounts end with it.
+fn isolated(program: impl AsRef<OsStr>) -> Command {
     let mut command = process::tied("unshare");
-    command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "nice", "-n", "10", "mmdebstrap"]);
-    command.args(["--quiet", "--variant=minbase", "--mode=root", "--format=directory"]);
-    command.args([
-        "--skip=cleanup/reproducible",
-        "--aptopt=APT::Install-Recommends \"false\"",
-        "--dpkgopt=force-unsafe-io",
-    ]);
-    command.args(["doc", "man", "locale"].map(|what| format!("--dpkgopt=path-exclude=/usr/share/{what}/*")));
-    command.arg(format!("--include={}", packages()?.join(",")));
-    command.arg(format!("--customize-hook='{}' \"$1\" '{}'", script.display(), folder().display()));
-    command.arg(suite.name()).arg(root);
-    let output = File::create(log).with_context(|| format!("create {}", log.display()))?;
-    let status =
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).status().context("start mmdebstrap")?;
-    if !status.success() {
-        let text = fs::read_to_string(log).unwrap_or_default();
-        bail!("mmdebstrap: {status}\n{}", tail(&text, 4000));
-    }
+    command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "nice", "-n", "10"]).arg(program);
+    command
+}
+
+fn run(mut command: Command, what: &str) -> Result<()> {
+    let said = tempfile::NamedTempFile::new().context("create a temporary file")?;
+    let output = said.reopen().context("open a temporary file")?;
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    let status = process::spawn(command)?.wait().with_context(|| format!("wait for {what}"))?;
+    let text = fs::read(said.path()).unwrap_or_default();
+    ensure!(status.success(), "{what}: {status}\n{}", tail(&String::from_utf8_lossy(&text), 4000));
     Ok(())
 }
 

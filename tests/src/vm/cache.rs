@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::build;
-use super::recipe::{Suite, key};
+use super::recipe::{Suite, key, packages_key};
 use crate::outside::repository;
 
 /// A complete image, which stays in the cache as long as this is held.
@@ -29,11 +29,12 @@ impl Image {
         let _one_builder = lock(&cache.join(format!("{}.lock", suite.name())), FlockArg::LockExclusive)?;
         let image = cache.join(&name);
         if !image.exists() {
-            progress(&format!("building the test host ({}): two to four minutes, once", suite.name()));
+            let archive = unpacked(&cache, suite, progress)?;
+            progress(&format!("building the test host ({})", suite.name()));
             let partial = cache.join(format!("{name}.partial"));
             let _ = fs::remove_dir_all(&partial);
             fs::create_dir(&partial).with_context(|| format!("create {}", partial.display()))?;
-            build::build(suite, &partial)?;
+            build::build(&archive, &partial)?;
             fs::rename(&partial, &image).with_context(|| format!("rename to {}", image.display()))?;
             discard_old(&cache, suite, &name)?;
         }
@@ -45,6 +46,26 @@ impl Image {
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
+}
+
+/// The suite's packages, unpacked: fetched when the list has changed.
+fn unpacked(cache: &Path, suite: Suite, progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
+    let archive = cache.join(format!("{}.tar.zst", packages_key(suite)?));
+    if !archive.exists() {
+        progress(&format!("fetching and unpacking the packages of Debian {}: some minutes, once", suite.name()));
+        // mmdebstrap tells the format by the name
+        let partial = cache.join(format!("partial-{}.tar.zst", suite.name()));
+        build::unpack(suite, &partial)?;
+        fs::rename(&partial, &archive).with_context(|| format!("rename to {}", archive.display()))?;
+        for entry in fs::read_dir(cache).with_context(|| format!("list {}", cache.display()))? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if path != archive && name.starts_with(&format!("{}-", suite.name())) && name.ends_with(".tar.zst") {
+                fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+            }
+        }
+    }
+    Ok(archive)
 }
 
 /// Takes a lock file; waits for others who have it.

@@ -48,17 +48,27 @@ pub fn packages() -> Result<Vec<String>> {
     Ok(words.map(str::to_owned).collect())
 }
 
-/// Name of the image of a suite: twelve digits of a hash over everything it is made of.
+/// Name of a suite's unpacked packages.
+pub fn packages_key(suite: Suite) -> Result<String> {
+    let files = ["guest-packages.txt", "fetch.sh"].map(|name| folder().join(name));
+    digest(suite, "packages 1", &files)
+}
+
+/// Name of the image of a suite.
 pub fn key(suite: Suite) -> Result<String> {
     let mut files = Vec::new();
     list(&folder(), &mut files)?;
     files.sort();
+    digest(suite, "image 2", &files)
+}
+
+/// The suite and twelve digits of a hash over files. `what` counts too: to be raised by hand when what is made of them changes.
+fn digest(suite: Suite, what: &str, files: &[PathBuf]) -> Result<String> {
     let mut hash = Sha256::new();
-    // what build.rs does counts too; to be raised by hand when that changes the result
-    hash.update(b"1\0");
+    hash.update(what);
     hash.update(suite.name());
     for path in files {
-        let content = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let content = fs::read(path).with_context(|| format!("read {}", path.display()))?;
         let relative = path.strip_prefix(folder())?.to_string_lossy().into_owned();
         hash.update(format!("\0{relative}\0{}\0", content.len()));
         hash.update(content);
