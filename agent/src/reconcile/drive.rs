@@ -53,8 +53,12 @@ impl<'h> Run<'_, 'h> {
                 }
                 None
             }
-            Finding::Failed { error } | Finding::Deferred { reason: error } => {
+            Finding::Failed { error } => {
                 self.set(&planned.id, ResourceState::Failed, error);
+                None
+            }
+            Finding::Deferred { reason } => {
+                self.set(&planned.id, ResourceState::Deferred, reason);
                 None
             }
         }

@@ -14,7 +14,7 @@ use super::transaction::TransactionError;
 use crate::config::settings::ReconcileSettings;
 use crate::host::{Host, Platform, RootError};
 use crate::notify::Notifier;
-use crate::plan::{ResourceId, Stage};
+use crate::plan::{Outcome, ResourceId, Stage};
 use crate::resource::{PlanContext, Resource};
 use crate::telemetry::chain;
 
@@ -172,9 +172,22 @@ impl<'h> Engine<'h> {
             platform: self.platform,
         };
         match resource.plan(self.host, &context).await {
+            Ok(outcome @ Outcome::Blocked { .. }) => match self.deferred_need(&needs) {
+                // a unit, say, whose package is installed at the first boot
+                Some(need) => {
+                    planned(Finding::Deferred { reason: format!("needs {need}, which is left for first boot") })
+                }
+                None => planned(Finding::Observed(outcome)),
+            },
             Ok(outcome) => planned(Finding::Observed(outcome)),
             Err(error) => planned(Finding::Failed { error: chain(&error) }),
         }
+    }
+
+    /// The first of these that is not done in a tree that does not run.
+    fn deferred_need<'n>(&self, needs: &'n [ResourceId]) -> Option<&'n ResourceId> {
+        let deferred = |need: &&ResourceId| self.resources.get(*need).is_some_and(|resource| resource.live_only());
+        needs.iter().find(|need| self.host.is_offline() && deferred(need))
     }
 
     /// Names the desired state of the resources up to `stage`.

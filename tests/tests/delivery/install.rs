@@ -61,7 +61,7 @@ fn validator_refuses() -> Result<()> {
 }
 
 /// The options of `%post`, and its script.
-fn post() -> Result<(String, String)> {
+pub fn post() -> Result<(String, String)> {
     let text = fs::read_to_string(repository().join(KICKSTART))?;
     let (_, rest) = text.split_once("\n%post").context("no %post section")?;
     let (options, rest) = rest.split_once('\n').context("%post ends with its first line")?;

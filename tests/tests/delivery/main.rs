@@ -4,6 +4,7 @@
 mod boot;
 mod directives;
 mod install;
+mod post;
 mod trees;
 
 use libtest_mimic::{Arguments, Trial};
@@ -14,6 +15,7 @@ fn main() {
     trials.extend(boot::trials());
     trials.extend(directives::trials());
     trials.extend(install::trials());
+    trials.extend(post::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
 
