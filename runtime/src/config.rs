@@ -236,7 +236,7 @@ impl Config {
                 .map_err(|error| invalid(&format!("containers.rlimits.{name}"), error.to_string()))?;
         }
         for name in &self.containers.capabilities {
-            if crate::container::capabilities::number(name).is_none() {
+            if crate::capability::number(name).is_none() {
                 return Err(invalid("containers.capabilities", format!("`{name}` is no capability")));
             }
         }

@@ -13,9 +13,11 @@
 //! * [`image`]: pull, list, remove, prepare root file systems; [`content`]: blobs by digest; [`snapshot`]: layers
 //! * [`network`]: CNI configurations and plugins, names of network namespaces
 //! * [`cgroup`]: hierarchies, limits, statistics
+//! * [`seccomp`]: from profiles to filters; [`capability`]: names and numbers
 //! * [`state`]: records that survive the daemon
 //! * [`events`]: what happened to containers, for those who listen
 
+pub mod capability;
 pub mod cgroup;
 mod clock;
 pub mod config;
