@@ -382,7 +382,9 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let table = format!("schema = 1\n[swap]\npolicy = \"keep\"\n[[file]]\npath = \"/etc/deep/er/file\"\ncontent = {}\nmode = \"{mode}\"\n", toml::Value::from(content.as_str()));
+            // a variable it is not
+            let literal = content.replace("${", "$${");
+            let table = format!("schema = 1\n[swap]\npolicy = \"keep\"\n[[file]]\npath = \"/etc/deep/er/file\"\ncontent = {}\nmode = \"{mode}\"\n", toml::Value::from(literal.as_str()));
             let mut node = Node::new(&table);
             let file = ResourceId::new("file", "/etc/deep/er/file");
             node.resources.retain(|resource| *resource.id() == file);
