@@ -37,7 +37,8 @@ fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("\n{error:?}");
+            eprintln!("\n{error}");
+            error.chain().skip(1).for_each(|cause| eprintln!("because: {cause}"));
             ExitCode::FAILURE
         }
     }

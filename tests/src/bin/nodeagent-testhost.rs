@@ -87,7 +87,8 @@ fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("nodeagent-testhost: {error:?}");
+            eprintln!("nodeagent-testhost: {error}");
+            error.chain().skip(1).for_each(|cause| eprintln!("because: {cause}"));
             ExitCode::FAILURE
         }
     }
