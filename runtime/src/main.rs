@@ -3,6 +3,7 @@
 //! Exit codes: 0 after a stop that was asked for, 1 for a failure, 2 for wrong flags, 10 for a configuration that
 //! cannot be used, 11 when the host lacks what is needed (cgroups, a free socket, a writable directory).
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -35,9 +36,10 @@ struct Flags {
     /// The CRI socket
     #[arg(long, value_name = "PATH")]
     listen: Option<PathBuf>,
+    // no PathBuf: clap lets no empty one through
     /// Second socket, where cAdvisor looks for a runtime; empty for none
     #[arg(long, value_name = "PATH")]
-    compat_socket: Option<PathBuf>,
+    compat_socket: Option<OsString>,
     /// Directory of CNI configuration lists
     #[arg(long, value_name = "DIR")]
     cni_conf_dir: Option<PathBuf>,
@@ -66,7 +68,7 @@ impl Flags {
         set(&mut settings.root, flags.root);
         set(&mut settings.state, flags.state);
         set(&mut settings.listen, flags.listen);
-        set(&mut settings.compat_socket, flags.compat_socket);
+        set(&mut settings.compat_socket, flags.compat_socket.map(PathBuf::from));
         set(&mut settings.network.conf_dir, flags.cni_conf_dir);
         set(&mut settings.shim, flags.shim);
         if !flags.cni_plugin_dir.is_empty() {

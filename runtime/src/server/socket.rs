@@ -21,8 +21,9 @@ use tokio::net::UnixListener;
 
 /// Owner and group may talk to us: whoever can is as good as root on this node.
 const SOCKET_MODE: u32 = 0o660;
-/// Clients that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
-const BACKLOG: i32 = 1024;
+/// Clients that may wait to be accepted: as many as `net.core.somaxconn` lets. A number of our own is refused by nix when it is
+/// above the C library's constant, which is 4096 in glibc and 128 in musl.
+const BACKLOG: Backlog = Backlog::MAXALLOWABLE;
 
 /// A bound, listening socket. The path is removed again when this is dropped, unless someone else owns it by then.
 #[derive(Debug)]
@@ -123,6 +124,6 @@ fn open(path: &Path, address: &UnixAddr) -> io::Result<OwnedFd> {
     stat::fchmod(&socket, Mode::from_bits_truncate(SOCKET_MODE))?;
     socket::bind(socket.as_raw_fd(), address)?;
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
-    socket::listen(&socket, Backlog::new(BACKLOG)?)?;
+    socket::listen(&socket, BACKLOG)?;
     Ok(socket)
 }

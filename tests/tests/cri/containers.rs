@@ -55,6 +55,13 @@ pub async fn run(
     Ok((status, text))
 }
 
+/// Launches a script that says `armed` once its traps are set: before that, the kernel drops signals to a first process.
+async fn armed(node: &Node, pod: &str, config: &PodSandboxConfig, wanted: &ContainerConfig) -> Result<String> {
+    let id = node.launch(pod, config, wanted).await?;
+    node.log_with(&node.status(&id).await?.log_path, "armed").await?;
+    Ok(id)
+}
+
 pub fn security(config: &mut ContainerConfig) -> Result<&mut LinuxContainerSecurityContext> {
     let linux = config.linux.as_mut().context("no linux part")?;
     linux.security_context.as_mut().context("no security context")
@@ -122,16 +129,15 @@ async fn wrong_state(node: Shared) -> Result<()> {
 
 async fn escalation(node: Shared) -> Result<()> {
     let (pod, config, image) = pod(&node, "stop").await?;
-    let polite = node
-        .launch(&pod, &config, &script("polite", &image, "trap 'exit 7' TERM; while :; do sleep 1000 & wait $!; done"))
-        .await?;
+    let text = "trap 'exit 7' TERM; echo armed; while :; do sleep 1000 & wait $!; done";
+    let polite = armed(&node, &pod, &config, &script("polite", &image, text)).await?;
     let began = Instant::now();
     node.stop_container(&polite, 60).await?;
     let status = node.status(&polite).await?;
     ensure!(status.state() == ContainerState::ContainerExited && status.exit_code == 7, "{status:?}");
     ensure!(began.elapsed() < Duration::from_secs(30), "it was not told");
-    let stubborn =
-        node.launch(&pod, &config, &script("stubborn", &image, "trap '' TERM; while :; do sleep 1; done")).await?;
+    let text = "trap '' TERM; echo armed; while :; do sleep 1; done";
+    let stubborn = armed(&node, &pod, &config, &script("stubborn", &image, text)).await?;
     let began = Instant::now();
     node.stop_container(&stubborn, 1).await?;
     ensure!(began.elapsed() >= Duration::from_secs(1), "killed before its time: {:?}", began.elapsed());
@@ -142,9 +148,8 @@ async fn escalation(node: Shared) -> Result<()> {
 
 async fn kill_now(node: Shared) -> Result<()> {
     let (pod, config, image) = pod(&node, "now").await?;
-    let id = node
-        .launch(&pod, &config, &script("c", &image, "trap '' TERM; setsid sleep 4321 & while :; do sleep 1; done"))
-        .await?;
+    let text = "trap '' TERM; setsid sleep 4321 & echo armed; while :; do sleep 1; done";
+    let id = armed(&node, &pod, &config, &script("c", &image, text)).await?;
     let began = Instant::now();
     node.stop_container(&id, 0).await?;
     ensure!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
@@ -154,7 +159,8 @@ async fn kill_now(node: Shared) -> Result<()> {
 
 async fn shorter_stop(node: Shared) -> Result<()> {
     let (pod, config, image) = pod(&node, "shorter").await?;
-    let id = node.launch(&pod, &config, &script("c", &image, "trap '' TERM; while :; do sleep 1; done")).await?;
+    let text = "trap '' TERM; echo armed; while :; do sleep 1; done";
+    let id = armed(&node, &pod, &config, &script("c", &image, text)).await?;
     let (patient, same) = (node.clone(), id.clone());
     let first = tokio::spawn(async move { patient.stop_container(&same, 600).await });
     node.stop_container(&id, 0).await?;
@@ -168,8 +174,8 @@ async fn stop_signal(node: Shared) -> Result<()> {
     let image = node.pull(&registry.reference("stopsignal:1")).await?;
     let config = node.pod("usr1");
     let pod = node.run(&config).await?;
-    let text = "trap 'exit 11' USR1; trap 'exit 12' TERM; while :; do sleep 1000 & wait $!; done";
-    let id = node.launch(&pod, &config, &script("c", &image, text)).await?;
+    let text = "trap 'exit 11' USR1; trap 'exit 12' TERM; echo armed; while :; do sleep 1000 & wait $!; done";
+    let id = armed(&node, &pod, &config, &script("c", &image, text)).await?;
     node.stop_container(&id, 20).await?;
     ensure!(node.status(&id).await?.exit_code == 11, "{:?}", node.status(&id).await?);
     Ok(())
@@ -191,7 +197,8 @@ async fn repeatable(node: Shared) -> Result<()> {
 
 async fn forced(node: Shared) -> Result<()> {
     let (pod, config, image) = pod(&node, "force").await?;
-    let id = node.launch(&pod, &config, &script("c", &image, "trap '' TERM; while :; do sleep 1; done")).await?;
+    let text = "trap '' TERM; echo armed; while :; do sleep 1; done";
+    let id = armed(&node, &pod, &config, &script("c", &image, text)).await?;
     node.remove_container(&id).await?;
     refused(node.status(&id).await, Code::NotFound)?;
     ensure!(node.containers(None).await?.iter().all(|other| other.id != id), "still listed");
