@@ -8,10 +8,11 @@ use serde::Deserialize;
 const LAST: &str = "nodeagent-activate.service";
 
 /// Prints the journal of the first boot, an entry a line, until the last unit's job has a result; or until cloud-init is done
-/// without having installed us. Units by name: a pattern stands only for those that the journal knows already.
+/// without having installed us. Units by name: a pattern stands only for those that the journal knows already. Without
+/// `interactive`, mawk keeps lines to itself until it has read a whole block.
 pub const FOLLOW: &str = r#"
 fields=MESSAGE,UNIT,_SYSTEMD_UNIT,SYSLOG_IDENTIFIER,JOB_RESULT,NODEAGENT_RESOURCE,NODEAGENT_DURATION_US,PRIORITY
-awk '
+awk -W interactive '
   { print; fflush() }
   /"UNIT":"nodeagent-activate.service"/ && /"JOB_RESULT":/ { exit }
   /"UNIT":"cloud-final.service"/ && /"JOB_RESULT":/ { if (system("systemctl cat nodeagent-activate.service >/dev/null 2>&1")) exit }

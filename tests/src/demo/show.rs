@@ -19,12 +19,14 @@ use crate::vm::{Hardware, Image, Machine, Suite};
 const CONVERGES_WITHIN: Duration = Duration::from_secs(1800);
 const POD_ANSWERS_WITHIN: Duration = Duration::from_secs(600);
 
-/// Finds the pod's address where the network plugin notes it, and asks its web server until that answers.
+/// Finds the pod's address where the network plugin notes it, and asks its web server until that answers. By bash itself: the
+/// guest has no curl, and the wget of a static busybox dies of glibc's name service.
 pub const ASK_POD: &str = r#"
+get() { timeout 5 bash -c 'exec 3<>"/dev/tcp/$1/8080" && printf "GET / HTTP/1.0\r\n\r\n" >&3 && cat <&3' get "$1" 2>/dev/null; }
 for _ in $(seq 100); do
   ip=$(ls /var/lib/cni/networks/pods 2>/dev/null | grep -m1 '^10\.')
-  if [ -n "$ip" ] && answer=$(busybox wget -q -O - -T 3 "http://$ip:8080/"); then
-    echo "http://$ip:8080/: $answer"
+  if [ -n "$ip" ] && answer=$(get "$ip") && [[ $answer == *" 200 OK"* ]]; then
+    echo "http://$ip:8080/: ${answer##*$'\n'}"
     exit 0
   fi
   sleep 1

@@ -40,15 +40,14 @@ impl Saved {
     /// A machine that goes on from that moment, with a disk of its own.
     pub fn resume(&self, image: &Image, hardware: &Hardware) -> Result<Machine> {
         let work = tempfile::Builder::new().prefix("nodeagent-disk-").tempdir().context("create a temporary folder")?;
-        let disk = work.path().join("disk");
-        qcow2::overlay(&self.file("disk"), &disk)?;
-        // QEMU has opened it by then: the name is not needed any longer
-        Machine::start(image, hardware, Some(&disk), &Life::Continue(&self.file("memory"), &self.file("devices")))
+        // QEMU has opened the disk by the end of this: its name is not needed any longer
+        self.resume_on(image, hardware, &work.path().join("disk"))
     }
 
-    /// The disk as it was then, for a boot from it: a copy that differs in nothing.
-    pub fn disk(&self, path: &Path) -> Result<()> {
-        qcow2::overlay(&self.file("disk"), path)
+    /// The same with a disk that stays, to be booted later.
+    pub fn resume_on(&self, image: &Image, hardware: &Hardware, disk: &Path) -> Result<Machine> {
+        qcow2::overlay(&self.file("disk"), disk)?;
+        Machine::start(image, hardware, Some(disk), &Life::Continue(&self.file("memory"), &self.file("devices")))
     }
 
     fn file(&self, name: &str) -> PathBuf {

@@ -95,8 +95,10 @@ fn units(fixture: &Fixture) -> Result<()> {
         ))?;
         ensure!(state == "s \"enabled\"\ns \"active\"\n", "{unit}: {state}");
     }
-    let healthz = node.ok("busybox wget -q -O - http://127.0.0.1:10248/healthz")?;
-    ensure!(healthz.trim() == "ok", "{healthz}");
+    let healthz = node.ok(
+        "exec 3<>/dev/tcp/127.0.0.1/10248 && printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' >&3 && timeout 20 cat <&3",
+    )?;
+    ensure!(healthz.contains(" 200 ") && healthz.ends_with("ok"), "{healthz}");
     Ok(())
 }
 

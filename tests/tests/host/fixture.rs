@@ -1,7 +1,7 @@
 //! What trials share: the image, the repositories, the registry, and the moment after a first boot.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -17,6 +17,7 @@ use tempfile::TempDir;
 #[derive(Default)]
 pub struct Fixture {
     base: OnceLock<Result<Base, String>>,
+    installed: OnceLock<Result<Node, String>>,
     node: OnceLock<Result<Node, String>>,
 }
 
@@ -28,7 +29,7 @@ pub struct Base {
     folder: TempDir,
 }
 
-/// A host after its first boot.
+/// A host at a moment from which trials go on.
 struct Node {
     saved: Saved,
     hardware: Hardware,
@@ -58,25 +59,26 @@ impl Fixture {
 
     /// A host with the package and a configuration, on which nothing has run yet.
     pub fn installed(&self, config: &str) -> Result<Machine> {
-        let base = self.base()?;
-        let mut machine =
-            Saved::booted(&base.image, &Hardware::default(), &mut |_| {})?.resume(&base.image, &base.hardware)?;
-        install(&mut machine, config)?;
-        Ok(machine)
+        let (base, node) = self.with_package()?;
+        configured(node.saved.resume(&base.image, &node.hardware)?, config)
     }
 
     /// The same, on a disk that stays, so that it can be booted again.
-    pub fn installed_on(&self, disk: &std::path::Path, config: &str) -> Result<Machine> {
-        let base = self.base()?;
-        let mut machine = Machine::boot_disk(&base.image, &base.hardware, disk)?;
-        machine.wait_booted()?;
-        install(&mut machine, config)?;
+    pub fn installed_on(&self, disk: &Path, config: &str) -> Result<Machine> {
+        let (base, node) = self.with_package()?;
+        let mut machine = configured(node.saved.resume_on(&base.image, &node.hardware, disk)?, config)?;
         machine.ok("sync")?;
         Ok(machine)
     }
 
+    fn with_package(&self) -> Result<(&Base, &Node)> {
+        let base = self.base()?;
+        let node = self.installed.get_or_init(|| base.install().map_err(|error| format!("{error:?}")));
+        Ok((base, node.as_ref().map_err(|error| anyhow!("the package cannot be installed: {error}"))?))
+    }
+
     /// The next boot of a disk.
-    pub fn boot_again(&self, disk: &std::path::Path) -> Result<Machine> {
+    pub fn boot_again(&self, disk: &Path) -> Result<Machine> {
         let base = self.base()?;
         Machine::boot_disk(&base.image, &base.hardware, disk)
     }
@@ -101,6 +103,21 @@ impl Base {
         Ok(Self { image, hardware, _registry: registry, folder })
     }
 
+    /// The package by dnf, and no configuration.
+    fn install(&self) -> Result<Node> {
+        let hardware = self.hardware.clone();
+        let (mut machine, unsaved) = Unsaved::boot(&self.image, &hardware, &self.folder.path().join("installed"))?;
+        machine.wait_booted()?;
+        let repo = format!(
+            "[nodeagent]\nname=nodeagent\nbaseurl={0}\ngpgcheck=1\ngpgkey={1}\n",
+            Depot::url("nodeagent/"),
+            Depot::url("RPM-GPG-KEY")
+        );
+        machine.write("/etc/yum.repos.d/nodeagent.repo", repo.as_bytes())?;
+        machine.ok("dnf -q -y install nodeagent && sync")?;
+        Ok(Node { saved: unsaved.save(machine)?, hardware })
+    }
+
     fn first_boot(&self) -> Result<Node> {
         let seed = self.folder.path().join("seed");
         first_boot::seed(&seed, &demo_config()?)?;
@@ -122,15 +139,9 @@ pub fn demo_config() -> Result<String> {
     fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
 }
 
-fn install(machine: &mut Machine, config: &str) -> Result<()> {
-    let repo = format!(
-        "[nodeagent]\nname=nodeagent\nbaseurl={0}\ngpgcheck=1\ngpgkey={1}\n",
-        Depot::url("nodeagent/"),
-        Depot::url("RPM-GPG-KEY")
-    );
-    machine.write("/etc/yum.repos.d/nodeagent.repo", repo.as_bytes())?;
+fn configured(mut machine: Machine, config: &str) -> Result<Machine> {
     machine.write("/etc/nodeagent/config.toml", config.as_bytes())?;
-    machine.ok("dnf -q -y install nodeagent").map(drop)
+    Ok(machine)
 }
 
 /// Fails unless a command ended in this way.
