@@ -14,6 +14,8 @@ build:
 	tests/provide packages && tests/provide rust
 	cargo build --release --target $(TARGET) -p nodeagent -p nodeagent-runtime
 	cargo build --profile shim --target $(TARGET) -p nodeagent-shim
+	mkdir -p target/bin
+	ln -f target/$(TARGET)/release/agent target/$(TARGET)/release/nodeagent-runtime target/$(TARGET)/shim/nodeagent-shim target/bin/
 
 rpm: build
 	tests/provide packages image-build/rpm/packages.txt
@@ -43,3 +45,10 @@ run-here:
 
 shell stop:
 	target/debug/nodeagent-demo $@
+
+# what pods cost, beside Debian's containerd in the same run; on a quiet machine
+.PHONY: bench
+bench: build
+	tests/provide packages tests/bench-packages.txt
+	cargo build -q -p nodeagent-tests --bin nodeagent-bench
+	NODEAGENT_BIN_DIR=$(CURDIR)/target/bin target/debug/nodeagent-bench

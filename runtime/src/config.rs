@@ -73,6 +73,8 @@ pub struct NetworkSection {
     pub conf_dir: PathBuf,
     /// CNI plugins, searched in this order.
     pub plugin_dirs: Vec<PathBuf>,
+    /// Whether the daemon does the work of plugins that it has built in, where a list has no others.
+    pub builtin: bool,
 }
 
 impl Default for NetworkSection {
@@ -80,6 +82,7 @@ impl Default for NetworkSection {
         NetworkSection {
             conf_dir: "/etc/cni/net.d".into(),
             plugin_dirs: vec!["/opt/cni/bin".into(), "/usr/libexec/cni".into()],
+            builtin: true,
         }
     }
 }

@@ -148,6 +148,7 @@ fn network_config(config: &Config) -> NetworkConfig {
     NetworkConfig {
         conf_dir: config.network.conf_dir.clone(),
         plugin_dirs: config.network.plugin_dirs.clone(),
+        builtin: config.network.builtin,
         cache_dir: config.root.join("cni"),
         ..NetworkConfig::default()
     }

@@ -28,6 +28,7 @@ pub struct Daemon {
     directory: TempDir,
     net: PodNet,
     settings: String,
+    network_settings: String,
 }
 
 /// Folder of the product's binaries: `NODEAGENT_BIN_DIR`, else what `cargo build` made last.
@@ -47,13 +48,24 @@ pub fn binaries() -> Result<PathBuf> {
 impl Daemon {
     /// Starts it; `settings` is TOML that goes to the top of its configuration.
     pub fn start(settings: &str) -> Result<Self> {
+        Self::start_with(settings, "")
+    }
+
+    /// The same, with TOML for its `[network]` too.
+    pub fn start_with(settings: &str, network_settings: &str) -> Result<Self> {
         // short: a socket's path may have 107 bytes
         let directory = tempfile::Builder::new().prefix("nat-").tempdir_in("/tmp")?;
         let net = PodNet::create(&directory.path().join("cni"))?;
         for name in ["root", "state", "netns", "pods"] {
             fs::create_dir(directory.path().join(name))?;
         }
-        let mut daemon = Self { child: None, directory, net, settings: settings.to_owned() };
+        let mut daemon = Self {
+            child: None,
+            directory,
+            net,
+            settings: settings.to_owned(),
+            network_settings: network_settings.to_owned(),
+        };
         daemon.resume()?;
         Ok(daemon)
     }
@@ -86,7 +98,7 @@ impl Daemon {
         let at = |name: &str| self.directory.path().join(name).display().to_string();
         format!(
             "listen = {:?}\ncompat_socket = \"\"\nroot = {:?}\nstate = {:?}\nnetns_dir = {:?}\nshim = {:?}\nlog_level = \"info\"\n\
-             {}\n[network]\nconf_dir = {:?}\nplugin_dirs = {:?}\n",
+             {}\n[network]\nconf_dir = {:?}\nplugin_dirs = {:?}\n{}\n",
             at("cri.sock"),
             at("root"),
             at("state"),
@@ -95,6 +107,7 @@ impl Daemon {
             self.settings,
             self.net.conf_dir().display().to_string(),
             PLUGIN_DIRS,
+            self.network_settings,
         )
     }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::daemon::Daemon;
 use crate::outside::run;
@@ -61,6 +61,20 @@ pub fn cgroups(parent: &str) -> Result<Vec<PathBuf>> {
 pub fn remove_cgroup_parent(parent: &str) -> Result<()> {
     for top in parents(parent)? {
         fs::remove_dir(top)?;
+    }
+    Ok(())
+}
+
+/// Removes a cgroup with everything below it; nothing runs there any more.
+pub fn remove_cgroup_tree(parent: &str) -> Result<()> {
+    for top in parents(parent)? {
+        let mut found = Vec::new();
+        // deepest first
+        below(&top, &mut found)?;
+        found.push(top);
+        for group in found {
+            fs::remove_dir(&group).with_context(|| format!("remove {}", group.display()))?;
+        }
     }
     Ok(())
 }

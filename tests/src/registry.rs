@@ -81,6 +81,11 @@ impl Registry {
         self.address
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// `host:port/name`, to pull by.
     pub fn reference(&self, name: &str) -> String {
         format!("{}/{name}", self.address)

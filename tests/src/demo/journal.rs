@@ -8,14 +8,21 @@ use serde::Deserialize;
 const LAST: &str = "nodeagent-activate.service";
 
 /// Prints the journal of the first boot, an entry a line, until the last unit's job has a result; or until cloud-init is done
-/// without having installed us. Units by name: a pattern stands only for those that the journal knows already. Without
-/// `interactive`, mawk keeps lines to itself until it has read a whole block.
+/// without having installed us. Units by name: a pattern stands only for those that the journal knows already. In Python, as
+/// mawk keeps a line to itself until it has more.
 pub const FOLLOW: &str = r#"
 fields=MESSAGE,UNIT,_SYSTEMD_UNIT,SYSLOG_IDENTIFIER,JOB_RESULT,NODEAGENT_RESOURCE,NODEAGENT_DURATION_US,PRIORITY
-awk -W interactive '
-  { print; fflush() }
-  /"UNIT":"nodeagent-activate.service"/ && /"JOB_RESULT":/ { exit }
-  /"UNIT":"cloud-final.service"/ && /"JOB_RESULT":/ { if (system("systemctl cat nodeagent-activate.service >/dev/null 2>&1")) exit }
+python3 -c '
+import subprocess, sys
+for line in sys.stdin:
+    print(line, end="", flush=True)
+    if "\"JOB_RESULT\":" not in line:
+        continue
+    if "\"UNIT\":\"nodeagent-activate.service\"" in line:
+        break
+    cat = ["systemctl", "cat", "nodeagent-activate.service"]
+    if "\"UNIT\":\"cloud-final.service\"" in line and subprocess.run(cat, capture_output=True).returncode:
+        break
 ' < <(exec journalctl -b -f -n all -o json --output-fields=$fields \
   -u cloud-init-local -u cloud-init -u cloud-config -u cloud-final -u nodeagent-early -u nodeagent-prepare \
   -u nodeagent-runtime -u nodeagent-activate -u nodeagent-reconcile -u kubelet 2>/dev/null)

@@ -1,0 +1,248 @@
+//! Pods of one container, as kubelet makes them: alone, back to back; then many, some at a time; then idle; then away.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use nodeagent_cri_api::*;
+use tokio::time::{interval, sleep};
+
+use super::figures::{Durations, Figure};
+use super::processes::{Taken, WORKLOAD, taken};
+use crate::client::Cri;
+
+/// How much is done.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Pods one after the other.
+    pub alone: usize,
+    /// Pods one a second.
+    pub apart: usize,
+    /// Pods of the load.
+    pub pods: usize,
+    /// Of these, at a time.
+    pub parallel: usize,
+    /// How long the load stays idle, with a relist each second.
+    pub idle: Duration,
+}
+
+/// One pod, and how long each call for it took.
+struct Pod {
+    sandbox: String,
+    container: String,
+    log: PathBuf,
+    run: Duration,
+    create: Duration,
+    start: Duration,
+}
+
+/// The calls' durations while a pod goes.
+struct Gone {
+    stop: Duration,
+    pod: Duration,
+}
+
+/// Makes pods on one runtime.
+pub struct Workload {
+    cri: Cri,
+    image: String,
+    logs: PathBuf,
+    parent: String,
+}
+
+impl Workload {
+    /// Pulls the image; pods log below `logs` and live in the cgroup `parent`.
+    pub async fn new(cri: Cri, reference: &str, logs: &Path, parent: &str) -> Result<Self> {
+        let request = PullImageRequest { image: Some(image(reference)), ..Default::default() };
+        let id = cri.clone().images.pull_image(request).await.context("pull")?.into_inner().image_ref;
+        Ok(Self { cri, image: id, logs: logs.to_owned(), parent: parent.to_owned() })
+    }
+
+    /// Everything, in the order of the report.
+    pub async fn measure(&self, plan: Plan, daemon: u32, others: &[u32]) -> Result<Vec<Figure>> {
+        let mut figures = Vec::new();
+        // the first pod pays for what is set up once: bridge, caches, the peer's pause image
+        self.gone(self.pod("warm", 0).await?).await?;
+        figures.extend(self.one_by_one("alone", plan.alone, Duration::ZERO).await?);
+        if plan.apart > 0 {
+            figures.extend(self.one_by_one("one a second", plan.apart, Duration::from_secs(1)).await?);
+        }
+        let before = taken(daemon, others)?;
+        figures.push(megabytes("daemon before the load, PSS", before.daemon as f64));
+
+        let began = Instant::now();
+        let pods: Vec<(Pod, Duration)> = stream::iter(0..plan.pods)
+            .map(|number| async move {
+                let began = Instant::now();
+                let pod = self.pod("load", number).await?;
+                anyhow::Ok((pod, began.elapsed()))
+            })
+            .buffer_unordered(plan.parallel)
+            .try_collect()
+            .await?;
+        let name = format!("{} pods, {} at a time", plan.pods, plan.parallel);
+        figures.push(Figure { name: name.clone(), unit: "s", value: began.elapsed().as_secs_f64() });
+        let mut each = Durations::default();
+        pods.iter().for_each(|(_, duration)| each.add(*duration));
+        figures.extend(each.figures(&format!("{name}: each")));
+        figures.extend(self.idle(plan, before, daemon, others).await?);
+
+        let began = Instant::now();
+        let gone = stream::iter(pods).map(|(pod, _)| self.gone(pod)).buffer_unordered(plan.parallel);
+        gone.try_collect::<Vec<_>>().await?;
+        figures.push(Figure { name: format!("{name}: teardown"), unit: "s", value: began.elapsed().as_secs_f64() });
+        Ok(figures)
+    }
+
+    async fn one_by_one(&self, name: &str, count: usize, pause: Duration) -> Result<Vec<Figure>> {
+        let [mut run, mut start, mut stop, mut remove] = <[Durations; 4]>::default();
+        for number in 0..count {
+            // the pause between pods is what is measured: the kernel answers later after quiet
+            sleep(pause).await;
+            let pod = self.pod(&name.replace(' ', "-"), number).await?;
+            run.add(pod.run);
+            start.add(pod.create + pod.start);
+            self.armed(&pod).await?;
+            let gone = self.gone(pod).await?;
+            stop.add(gone.stop);
+            remove.add(gone.pod);
+        }
+        let rows = [
+            ("RunPodSandbox", run),
+            ("CreateContainer + StartContainer", start),
+            ("StopContainer", stop),
+            ("Stop- + RemovePodSandbox", remove),
+        ];
+        Ok(rows.iter().flat_map(|(call, durations)| durations.figures(&format!("{call}, {name}"))).collect())
+    }
+
+    /// Memory of the loaded runtime, and its processor time under kubelet's relist.
+    async fn idle(&self, plan: Plan, before: Taken, daemon: u32, others: &[u32]) -> Result<Vec<Figure>> {
+        let loaded = taken(daemon, others)?;
+        let per_pod = loaded.helpers.saturating_sub(before.helpers) as f64 / plan.pods.max(1) as f64;
+        let (began, mut second) = (Instant::now(), interval(Duration::from_secs(1)));
+        while began.elapsed() < plan.idle {
+            second.tick().await;
+            let mut cri = self.cri.clone();
+            cri.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await.context("relist pods")?;
+            cri.runtime.list_containers(ListContainersRequest::default()).await.context("relist containers")?;
+        }
+        let spent = taken(daemon, others)?.time.saturating_sub(loaded.time).as_secs_f64();
+        Ok(vec![
+            megabytes("daemon with the load, PSS", loaded.daemon as f64),
+            megabytes("helpers per pod, PSS", per_pod),
+            Figure {
+                name: "helper processes per pod".into(),
+                unit: "",
+                value: (loaded.count - before.count) as f64 / plan.pods.max(1) as f64,
+            },
+            Figure {
+                name: "idle load with a relist each second".into(),
+                unit: "% of a core",
+                value: 100.0 * spent / began.elapsed().as_secs_f64(),
+            },
+        ])
+    }
+
+    async fn pod(&self, name: &str, number: usize) -> Result<Pod> {
+        let name = format!("{name}-{number}");
+        let folder = self.logs.join(&name);
+        let config = PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata {
+                name: name.clone(),
+                namespace: "bench".into(),
+                uid: format!("{name}-uid"),
+                attempt: 0,
+            }),
+            hostname: name.clone(),
+            log_directory: folder.display().to_string(),
+            labels: HashMap::from([("io.kubernetes.pod.name".into(), name)]),
+            linux: Some(LinuxPodSandboxConfig {
+                cgroup_parent: format!("{}/pod{number}", self.parent),
+                security_context: Some(LinuxSandboxSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let mut runtime = self.cri.runtime.clone();
+        let began = Instant::now();
+        let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        let sandbox = runtime.run_pod_sandbox(request).await.context("RunPodSandbox")?.into_inner().pod_sandbox_id;
+        let run = began.elapsed();
+        let began = Instant::now();
+        let request = CreateContainerRequest {
+            pod_sandbox_id: sandbox.clone(),
+            config: Some(self.container()),
+            sandbox_config: Some(config),
+        };
+        let container = runtime.create_container(request).await.context("CreateContainer")?.into_inner().container_id;
+        let create = began.elapsed();
+        let began = Instant::now();
+        let request = StartContainerRequest { container_id: container.clone() };
+        runtime.start_container(request).await.context("StartContainer")?;
+        Ok(Pod { sandbox, container, log: folder.join("0.log"), run, create, start: began.elapsed() })
+    }
+
+    /// A shell that obeys SIGTERM.
+    fn container(&self) -> ContainerConfig {
+        let script = format!(": {WORKLOAD}; trap 'exit 0' TERM; echo armed; while :; do sleep 86399 & wait $!; done");
+        ContainerConfig {
+            metadata: Some(ContainerMetadata { name: "c".into(), attempt: 0 }),
+            image: Some(image(&self.image)),
+            command: vec!["sh".into(), "-c".into(), script],
+            log_path: "0.log".into(),
+            linux: Some(LinuxContainerConfig {
+                security_context: Some(LinuxContainerSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    /// Waits until the container's shell has set its trap: a signal before that is dropped by the kernel.
+    async fn armed(&self, pod: &Pod) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !tokio::fs::read_to_string(&pod.log).await.unwrap_or_default().contains("armed") {
+            if Instant::now() > deadline {
+                bail!("container {} says nothing in {}", pod.container, pod.log.display());
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    async fn gone(&self, pod: Pod) -> Result<Gone> {
+        self.armed(&pod).await?;
+        let mut runtime = self.cri.runtime.clone();
+        let began = Instant::now();
+        let request = StopContainerRequest { container_id: pod.container, timeout: 10 };
+        runtime.stop_container(request).await.context("StopContainer")?;
+        let stop = began.elapsed();
+        let began = Instant::now();
+        let request = StopPodSandboxRequest { pod_sandbox_id: pod.sandbox.clone() };
+        runtime.stop_pod_sandbox(request).await.context("StopPodSandbox")?;
+        let request = RemovePodSandboxRequest { pod_sandbox_id: pod.sandbox };
+        runtime.remove_pod_sandbox(request).await.context("RemovePodSandbox")?;
+        Ok(Gone { stop, pod: began.elapsed() })
+    }
+}
+
+fn megabytes(name: &str, bytes: f64) -> Figure {
+    Figure { name: name.into(), unit: "MB", value: bytes / 1e6 }
+}
+
+fn image(reference: &str) -> ImageSpec {
+    ImageSpec { image: reference.into(), ..Default::default() }
+}
+
+fn namespaces() -> NamespaceOption {
+    NamespaceOption { pid: NamespaceMode::Container.into(), ..Default::default() }
+}

@@ -1,0 +1,96 @@
+//! `make bench`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use nodeagent_tests::bench::report::{self, Column};
+use nodeagent_tests::bench::subject::Subject;
+use nodeagent_tests::bench::workload::{Plan, Workload};
+use nodeagent_tests::image::Image;
+use nodeagent_tests::registry::{Access, Registry};
+use nodeagent_tests::{leaks, place};
+use tokio::runtime::Runtime;
+
+/// Measures what pods cost, beside Debian's containerd where it is installed. Run as root, on a quiet machine.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Pods one after the other
+    #[arg(long, default_value_t = 50)]
+    alone: usize,
+    /// Pods one a second
+    #[arg(long, default_value_t = 10)]
+    apart: usize,
+    /// Pods of the load
+    #[arg(long, default_value_t = 105)]
+    pods: usize,
+    /// Of these, at a time
+    #[arg(long, default_value_t = 10)]
+    parallel: usize,
+    /// Seconds of idling under load
+    #[arg(long, default_value_t = 20)]
+    idle: u64,
+    /// Leave out the peer
+    #[arg(long)]
+    alone_in_this: bool,
+    /// For scripts
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    if let Some(code) = place::enter()? {
+        return Ok(code);
+    }
+    let plan = Plan {
+        alone: arguments.alone,
+        apart: arguments.apart,
+        pods: arguments.pods,
+        parallel: arguments.parallel,
+        idle: Duration::from_secs(arguments.idle),
+    };
+    let registry = Registry::start(Access::Open)?;
+    Image::busybox()?.push(&registry, "library/busybox", "1")?;
+    Image::busybox()?.set("Entrypoint", serde_json::json!(["sleep", "86399"])).push(&registry, "pause", "1")?;
+    let runtime = Runtime::new().context("start the asynchronous runtime")?;
+    let mut columns = Vec::new();
+    let mut measure = |subject: Subject| -> Result<()> {
+        eprintln!("measuring {}", subject.name);
+        let cri = subject.client(&runtime)?;
+        let logs = tempfile::tempdir()?;
+        let parent = format!("/nodeagent-bench{}", std::env::var(place::RUN).unwrap_or_default());
+        let figures = runtime.block_on(async {
+            let work = Workload::new(cri, &registry.reference("library/busybox:1"), logs.path(), &parent).await?;
+            work.measure(plan, subject.pid, &[registry.pid()]).await
+        })?;
+        columns.push(Column { subject: subject.name.clone(), figures });
+        drop(subject);
+        leaks::remove_cgroup_tree(&parent)
+    };
+    measure(Subject::ours(true)?)?;
+    measure(Subject::ours(false)?)?;
+    if !arguments.alone_in_this {
+        match Subject::containerd(&registry.reference("pause:1"))? {
+            Some(peer) => measure(peer)?,
+            None => eprintln!("containerd is not installed: no peer in this run"),
+        }
+    }
+    if arguments.json {
+        println!("{}", report::json(&columns));
+    } else {
+        print!("{}", report::table(&columns));
+    }
+    Ok(ExitCode::SUCCESS)
+}
