@@ -8,7 +8,7 @@ use super::{ObserveError, Past, PlanContext, Resource, ResourceError};
 use crate::config::settings::SwapPolicy;
 use crate::host::Host;
 use crate::host::kernel::Swap;
-use crate::plan::{Action, Change, Diff, Notify, Outcome, Reason, ResourceId, Stage, UnitOp};
+use crate::plan::{Action, Change, Diff, Outcome, Reason, ResourceId, Stage, UnitOp};
 
 const FSTAB: &str = "/etc/fstab";
 
@@ -90,7 +90,12 @@ pub fn plan(id: &ResourceId, observed: &Observed, past: &Past) -> Outcome {
     if actions.is_empty() {
         return Outcome::converged();
     }
-    let notify = if observed.masked || observed.offline { Vec::new() } else { vec![Notify::DaemonReload] };
+    // Not left to the end of the run: as long as systemd has the old units, whatever is started next (dnf's own unit, for
+    // one) wants sysinit.target, which wants swap.target, which has the swap set up again.
+    let units_differ = actions.iter().any(|action| !matches!(action, Action::Swapoff { .. }));
+    if units_differ && !observed.offline {
+        actions.push(Action::DaemonReload);
+    }
     Outcome::Change(Change {
         id: id.clone(),
         reason: match past.reason(false) {
@@ -100,7 +105,7 @@ pub fn plan(id: &ResourceId, observed: &Observed, past: &Past) -> Outcome {
         summary: "switch swap off, now and at boot".to_owned(),
         diffs,
         actions,
-        notify,
+        notify: Vec::new(),
         reboot: None,
     })
 }
@@ -216,7 +221,13 @@ mod tests {
         assert!(
             matches!(
                 &actions[..],
-                [Action::WriteFile { .. }, Action::WriteFile { .. }, Action::Unit { .. }, Action::Swapoff { .. }]
+                [
+                    Action::WriteFile { .. },
+                    Action::WriteFile { .. },
+                    Action::Unit { .. },
+                    Action::Swapoff { .. },
+                    Action::DaemonReload
+                ]
             ),
             "{actions:?}"
         );

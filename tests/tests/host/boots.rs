@@ -10,10 +10,10 @@ use crate::Body;
 use crate::fixture::{Fixture, demo_config, expect};
 
 pub const TRIALS: &[(&str, Body)] = &[
-    ("after a reboot the node is as it was, and its pod runs", reboot),
     ("a power cut in the middle of apply is made good by the next boot", cut_in_apply),
     ("a power cut while dnf installs is made good by the next boot", cut_in_dnf),
     ("a power cut between the two stages is made good by the next boot", cut_between),
+    ("after a reboot the node is as it was, and its pod runs", reboot),
 ];
 
 const LIMIT: Duration = Duration::from_secs(600);

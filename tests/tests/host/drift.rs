@@ -1,100 +1,141 @@
 //! Each kind of drift, made by hand: found by `agent plan`, repaired by `agent reconcile`.
 
-use anyhow::{Context, Result};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nodeagent_tests::vm::Machine;
 
 use crate::Body;
 use crate::fixture::{Fixture, expect};
 
+/// dnf, emulated.
+const LIMIT: Duration = Duration::from_secs(400);
+
 pub const TRIALS: &[(&str, Body)] = &[
-    ("drift: a module list without a module", |f| {
-        drift(
-            f,
-            "module",
-            "sed -i /overlay/d /etc/modules-load.d/90-nodeagent.conf",
-            "grep -qx overlay /etc/modules-load.d/90-nodeagent.conf",
-        )
-    }),
-    ("drift: a sysctl changed by hand", |f| {
-        drift(
-            f,
-            "sysctl/net.ipv4.ip_forward",
-            "sysctl -qw net.ipv4.ip_forward=0",
-            "[ $(sysctl -n net.ipv4.ip_forward) = 1 ]",
-        )
-    }),
-    ("drift: the sysctl file removed", |f| {
-        drift(
-            f,
-            "sysctl",
-            "rm /etc/sysctl.d/99-zz-nodeagent.conf",
-            "grep -q ip_forward /etc/sysctl.d/99-zz-nodeagent.conf",
-        )
-    }),
-    ("drift: selinux enforcing again", |f| drift(f, "selinux/mode", "setenforce 1", "[ $(getenforce) = Permissive ]")),
-    ("drift: selinux enforcing at the next boot", |f| {
-        drift(
-            f,
-            "selinux/mode",
-            "sed -i s/^SELINUX=.*/SELINUX=enforcing/ /etc/selinux/config",
-            "grep -qx SELINUX=permissive /etc/selinux/config",
-        )
-    }),
-    ("drift: swap on again", |f| drift(f, "swap", "swapon /swapfile", "[ $(wc -l < /proc/swaps) = 1 ]")),
-    ("drift: a repository pointed elsewhere", |f| {
-        drift(
-            f,
-            "repo/kubernetes",
-            "sed -i s,^baseurl=.*,baseurl=http://192.0.2.1/, /etc/yum.repos.d/kubernetes.repo",
-            "grep -q ^baseurl=http://10.0.2.100/kubernetes/1.31/ /etc/yum.repos.d/kubernetes.repo",
-        )
-    }),
-    ("drift: a package removed", |f| drift(f, "package", "dnf -q -y remove iproute-tc", "rpm -q iproute-tc")),
-    ("drift: a file edited", |f| {
-        drift(
-            f,
-            "file//etc/cni/net.d/10-pods.conflist",
-            "echo '{}' > /etc/cni/net.d/10-pods.conflist",
-            "grep -q host-local /etc/cni/net.d/10-pods.conflist",
-        )
-    }),
-    ("drift: a file with another mode", |f| {
-        drift(
-            f,
-            "file//etc/kubernetes/manifests/web.yaml",
-            "chmod 666 /etc/kubernetes/manifests/web.yaml",
-            "[ $(stat -c %a /etc/kubernetes/manifests/web.yaml) = 644 ]",
-        )
-    }),
-    ("drift: the kubelet stopped", |f| {
-        drift(f, "unit/kubelet.service", "systemctl stop kubelet", "systemctl is-active kubelet")
-    }),
-    ("drift: the kubelet disabled", |f| {
-        drift(f, "unit/kubelet.service", "systemctl disable kubelet", "systemctl is-enabled kubelet")
-    }),
+    ("each kind of drift is found by plan and repaired by reconcile, all at once", every_kind),
+    ("drift: a package removed", package),
     ("drift: a unit that somebody masked is a conflict, left alone until it is unmasked", masked),
-    ("drift: the kubelet's drop-in removed", |f| {
-        drift(
-            f,
-            "kubelet/",
-            "rm /etc/systemd/system/kubelet.service.d/50-nodeagent.conf",
-            "test -s /etc/systemd/system/kubelet.service.d/50-nodeagent.conf && ! systemctl show -P NeedDaemonReload kubelet | grep yes",
-        )
-    }),
     ("a changed file is repaired without anybody asking", watched),
 ];
 
-/// `make` is found as `id` and repaired; `repaired` holds before and afterwards, and not in between.
-fn drift(fixture: &Fixture, id: &str, make: &str, repaired: &str) -> Result<()> {
+/// What somebody did by hand.
+struct Drift {
+    /// For people.
+    what: &'static str,
+    /// The resource that has drifted, or how its name begins.
+    id: &'static str,
+    /// How it is done.
+    make: &'static str,
+    /// A command that succeeds before and after, and not in between.
+    right: &'static str,
+}
+
+const KINDS: &[Drift] = &[
+    Drift {
+        what: "a module list without a module",
+        id: "modules-load",
+        make: "sed -i /overlay/d /etc/modules-load.d/90-nodeagent.conf",
+        right: "grep -qx overlay /etc/modules-load.d/90-nodeagent.conf",
+    },
+    Drift {
+        what: "a sysctl changed by hand",
+        id: "sysctl/net.ipv4.ip_forward",
+        make: "sysctl -qw net.ipv4.ip_forward=0",
+        right: "[ $(sysctl -n net.ipv4.ip_forward) = 1 ]",
+    },
+    Drift {
+        what: "the sysctl file removed",
+        id: "sysctl-file",
+        make: "rm /etc/sysctl.d/99-zz-nodeagent.conf",
+        right: "grep -q ip_forward /etc/sysctl.d/99-zz-nodeagent.conf",
+    },
+    Drift {
+        what: "selinux enforcing again",
+        id: "selinux/mode",
+        make: "setenforce 1",
+        right: "[ $(getenforce) = Permissive ]",
+    },
+    Drift {
+        what: "selinux enforcing at the next boot",
+        id: "selinux/mode",
+        make: "sed -i s/^SELINUX=.*/SELINUX=enforcing/ /etc/selinux/config",
+        right: "grep -qx SELINUX=permissive /etc/selinux/config",
+    },
+    Drift { what: "swap on again", id: "swap", make: "swapon /swapfile", right: "[ $(wc -l < /proc/swaps) = 1 ]" },
+    Drift {
+        what: "a repository pointed elsewhere",
+        id: "repo/kubernetes",
+        make: "sed -i s,^baseurl=.*,baseurl=http://192.0.2.1/, /etc/yum.repos.d/kubernetes.repo",
+        right: "grep -q ^baseurl=http://10.0.2.100/kubernetes/1.31/ /etc/yum.repos.d/kubernetes.repo",
+    },
+    Drift {
+        what: "a file edited",
+        id: "file//etc/cni/net.d/10-pods.conflist",
+        make: "echo '{}' > /etc/cni/net.d/10-pods.conflist",
+        right: "grep -q host-local /etc/cni/net.d/10-pods.conflist",
+    },
+    Drift {
+        what: "a file with another mode",
+        id: "file//etc/kubernetes/manifests/web.yaml",
+        make: "chmod 666 /etc/kubernetes/manifests/web.yaml",
+        right: "[ $(stat -c %a /etc/kubernetes/manifests/web.yaml) = 644 ]",
+    },
+    Drift {
+        what: "the kubelet stopped",
+        id: "unit/kubelet.service",
+        make: "systemctl stop kubelet",
+        right: "systemctl is-active kubelet",
+    },
+    Drift {
+        what: "the kubelet disabled",
+        id: "unit/kubelet.service",
+        make: "systemctl disable kubelet",
+        right: "systemctl is-enabled kubelet",
+    },
+    Drift {
+        what: "the kubelet's drop-in removed",
+        id: "kubelet/config",
+        make: "rm /etc/systemd/system/kubelet.service.d/50-nodeagent.conf",
+        right: "test -s /etc/systemd/system/kubelet.service.d/50-nodeagent.conf && \
+                ! systemctl show -P NeedDaemonReload kubelet | grep yes",
+    },
+];
+
+fn every_kind(fixture: &Fixture) -> Result<()> {
+    drift(fixture, KINDS)
+}
+
+/// Alone: kubelet's package goes with it.
+fn package(fixture: &Fixture) -> Result<()> {
+    let removed = Drift {
+        what: "a package removed",
+        id: "package",
+        make: "dnf -q -y remove iproute-tc",
+        right: "rpm -q iproute-tc kubelet && systemctl is-active kubelet",
+    };
+    drift(fixture, &[removed])
+}
+
+/// Makes them all; `agent plan` finds each, and `agent reconcile` repairs each.
+fn drift(fixture: &Fixture, kinds: &[Drift]) -> Result<()> {
     let mut node = fixture.unwatched_node()?;
+    let right = |node: &mut Machine, when: &str, wanted: bool| -> Result<()> {
+        for kind in kinds {
+            let answer = node.run(kind.right)?;
+            ensure!((answer.status == 0) == wanted, "{when}: {}: {}", kind.what, answer.text);
+        }
+        Ok(())
+    };
     expect(&node.run("agent plan")?, 0, &[]).context("before the drift")?;
-    expect(&node.run(repaired)?, 0, &[]).context("before the drift")?;
-    node.ok(make)?;
-    let broken = node.run(repaired)?;
-    anyhow::ensure!(broken.status != 0, "{make} has changed nothing");
-    expect(&node.run("agent plan")?, 2, &[id]).context("agent plan after the drift")?;
-    let reconciled = node.run("agent reconcile")?;
-    expect(&reconciled, 0, &[id]).context("agent reconcile")?;
-    expect(&node.run(repaired)?, 0, &[]).context("after agent reconcile")?;
+    right(&mut node, "before the drift", true)?;
+    for kind in kinds {
+        node.ok(kind.make).with_context(|| kind.what)?;
+    }
+    right(&mut node, "after the drift", false)?;
+    let ids: Vec<&str> = kinds.iter().map(|kind| kind.id).collect();
+    expect(&node.run("agent plan")?, 2, &ids).context("agent plan after the drift")?;
+    expect(&node.run_within("agent reconcile", LIMIT)?, 0, &ids).context("agent reconcile")?;
+    right(&mut node, "after agent reconcile", true)?;
     expect(&node.run("agent plan")?, 0, &[]).context("agent plan after agent reconcile")
 }
 
@@ -102,7 +143,7 @@ fn masked(fixture: &Fixture) -> Result<()> {
     let mut node = fixture.unwatched_node()?;
     node.ok("systemctl mask --now nodeagent-runtime")?;
     expect(&node.run("agent reconcile")?, 3, &["unit/nodeagent-runtime.service", "systemctl unmask"])?;
-    anyhow::ensure!(node.run("systemctl is-enabled nodeagent-runtime")?.text.trim() == "masked", "it was unmasked");
+    ensure!(node.run("systemctl is-enabled nodeagent-runtime")?.text.trim() == "masked", "it was unmasked");
     node.ok("systemctl unmask nodeagent-runtime")?;
     expect(&node.run("agent reconcile")?, 0, &["unit/nodeagent-runtime.service"])?;
     node.ok("systemctl is-active nodeagent-runtime && systemctl is-enabled nodeagent-runtime").map(drop)

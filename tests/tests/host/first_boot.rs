@@ -106,7 +106,8 @@ fn pod(fixture: &Fixture) -> Result<()> {
     expect(&fixture.node()?.run(ASK_POD)?, 0, &[GREETING.trim()])
 }
 
-/// By the files' change times: nothing on the disk is written, apart from logs.
+/// By the files' change times: nothing on the disk is written, apart from logs. Whoever reads rpm's database as root, `rpm -q`
+/// too, touches two files of SQLite beside it.
 fn second_apply(fixture: &Fixture) -> Result<()> {
     let mut node = fixture.unwatched_node()?;
     let text = node.ok(
@@ -114,7 +115,8 @@ fn second_apply(fixture: &Fixture) -> Result<()> {
          agent apply --yes || exit
          find / -xdev \\( -path /var/log -o -path /tmp -o -path /var/tmp \\) -prune -o -cnewer /run/before ! -type d -print",
     )?;
-    let written: Vec<&str> = text.lines().filter(|line| line.starts_with('/')).collect();
+    let written: Vec<&str> =
+        text.lines().filter(|line| line.starts_with('/') && !line.starts_with("/var/lib/rpm/rpmdb.sqlite-")).collect();
     ensure!(written.is_empty(), "written: {written:?}");
     Ok(())
 }

@@ -38,14 +38,14 @@ struct Node {
 impl Fixture {
     /// Image, repositories, registry.
     pub fn base(&self) -> Result<&Base> {
-        let base = self.base.get_or_init(|| Base::make().map_err(|error| format!("{error:?}")));
+        let base = self.base.get_or_init(|| Base::make().map_err(|error| format!("{error:#}")));
         base.as_ref().map_err(|error| anyhow!("{error}"))
     }
 
     /// A copy of the host in the moment after its first boot.
     pub fn node(&self) -> Result<Machine> {
         let base = self.base()?;
-        let node = self.node.get_or_init(|| base.first_boot().map_err(|error| format!("{error:?}")));
+        let node = self.node.get_or_init(|| base.first_boot().map_err(|error| format!("{error:#}")));
         let node = node.as_ref().map_err(|error| anyhow!("the first boot did not succeed: {error}"))?;
         node.saved.resume(&base.image, &node.hardware)
     }
@@ -73,7 +73,7 @@ impl Fixture {
 
     fn with_package(&self) -> Result<(&Base, &Node)> {
         let base = self.base()?;
-        let node = self.installed.get_or_init(|| base.install().map_err(|error| format!("{error:?}")));
+        let node = self.installed.get_or_init(|| base.install().map_err(|error| format!("{error:#}")));
         Ok((base, node.as_ref().map_err(|error| anyhow!("the package cannot be installed: {error}"))?))
     }
 
@@ -103,7 +103,8 @@ impl Base {
         Ok(Self { image, hardware, _registry: registry, folder })
     }
 
-    /// The package by dnf, and no configuration.
+    /// The package by dnf, and no configuration; with a package that kubelet wants, as many hosts have it already: the first
+    /// boot's trials have one without.
     fn install(&self) -> Result<Node> {
         let hardware = self.hardware.clone();
         let (mut machine, unsaved) = Unsaved::boot(&self.image, &hardware, &self.folder.path().join("installed"))?;
@@ -114,7 +115,7 @@ impl Base {
             Depot::url("RPM-GPG-KEY")
         );
         machine.write("/etc/yum.repos.d/nodeagent.repo", repo.as_bytes())?;
-        machine.ok("dnf -q -y install nodeagent && sync")?;
+        machine.ok("dnf -q -y install nodeagent iproute-tc && sync")?;
         Ok(Node { saved: unsaved.save(machine)?, hardware })
     }
 

@@ -1,6 +1,7 @@
 //! The whole on a machine: a CentOS-like host with its own kernel, systemd, SELinux, dnf and cloud-init, seen from outside.
 //!
-//! One first boot is made and kept; most trials go on from that moment, each in a copy of its own.
+//! One first boot is made and kept, and one host with the package installed; trials go on from these moments, each in a copy of
+//! its own.
 
 mod boots;
 mod drift;
@@ -20,15 +21,17 @@ type Body = fn(&Fixture) -> anyhow::Result<()>;
 
 fn main() {
     let mut arguments = Arguments::from_args();
-    // one machine at a time: each wants all processors
-    arguments.test_threads = Some(1);
+    // an emulated machine keeps little more than one processor busy
+    arguments.test_threads.get_or_insert(2);
     let fixture = Arc::new(Fixture::default());
-    let groups = [first_boot::TRIALS, package::TRIALS, kubelet::TRIALS, drift::TRIALS, input::TRIALS, boots::TRIALS];
+    // while the first one makes its first boot, the other thread has hosts that begin with an installed package
+    let (first, others) = first_boot::TRIALS.split_at(1);
+    let groups = [first, kubelet::TRIALS, boots::TRIALS, input::TRIALS, package::TRIALS, others, drift::TRIALS];
     let root = nix::unistd::geteuid().is_root();
     let trials = groups.concat().into_iter().map(|(name, body)| {
         let fixture = fixture.clone();
         // needs root to unpack the machine's file system: said as a skipped trial, not as success
-        Trial::test(name, move || body(&fixture).map_err(|error| format!("{error:?}").into())).with_ignored_flag(!root)
+        Trial::test(name, move || body(&fixture).map_err(|error| format!("{error:#}").into())).with_ignored_flag(!root)
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     // the machine's files go before `exit` would forget about them
