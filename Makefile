@@ -46,9 +46,14 @@ run-here:
 shell stop:
 	target/debug/nodeagent-demo $@
 
-# what pods cost, beside Debian's containerd in the same run; on a quiet machine
-.PHONY: bench
+# what pods and images cost, beside Debian's containerd (and skopeo, umoci) in the same run; on a quiet machine
+.PHONY: bench bench-images
 bench: build
 	tests/provide packages tests/bench-packages.txt
 	cargo build -q -p nodeagent-tests --bin nodeagent-bench
 	NODEAGENT_BIN_DIR=$(CURDIR)/target/bin target/debug/nodeagent-bench
+	tests/bench-images
+
+bench-images: build
+	tests/provide packages tests/bench-packages.txt
+	tests/bench-images
