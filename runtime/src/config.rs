@@ -40,6 +40,8 @@ pub struct Config {
     /// `[[registry]]`: those that differ from the default, which is HTTPS without mirrors.
     #[serde(rename = "registry")]
     pub registries: Vec<RegistryConfig>,
+    /// Images.
+    pub images: ImagesSection,
     /// Pod networks.
     pub network: NetworkSection,
     /// Defaults of containers.
@@ -59,8 +61,31 @@ impl Default for Config {
             cgroup_driver: DriverChoice::Auto,
             drain_seconds: 10,
             registries: Vec::new(),
+            images: ImagesSection::default(),
             network: NetworkSection::default(),
             containers: ContainerDefaults::default(),
+        }
+    }
+}
+
+/// `[images]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImagesSection {
+    /// Images that the kubelet must not collect: names, in which `*` stands for anything.
+    pub pinned: Vec<String>,
+    /// Who may have made an image: `policy.json` of containers tools. Without the file, anybody.
+    pub signature_policy: PathBuf,
+    /// Where signatures are kept: `registries.d` of containers tools.
+    pub registries_d: PathBuf,
+}
+
+impl Default for ImagesSection {
+    fn default() -> Self {
+        ImagesSection {
+            pinned: Vec::new(),
+            signature_policy: "/etc/containers/policy.json".into(),
+            registries_d: "/etc/containers/registries.d".into(),
         }
     }
 }
@@ -227,6 +252,8 @@ impl Config {
             ("state", &self.state),
             ("shim", &self.shim),
             ("netns_dir", &self.netns_dir),
+            ("images.signature_policy", &self.images.signature_policy),
+            ("images.registries_d", &self.images.registries_d),
             ("network.conf_dir", &self.network.conf_dir),
         ];
         for (key, value) in absolute {

@@ -14,7 +14,8 @@ use tonic::transport::Endpoint;
 
 use crate::config::{Config, ConfigError};
 use crate::cri::Cri;
-use crate::node::{Node, Precondition};
+use crate::image;
+use crate::node::{Node, Precondition, image_socket};
 use crate::notify::Notifier;
 use crate::server::{self, Limits, Listener, ServerError, Services};
 use crate::state::StateError;
@@ -73,6 +74,11 @@ async fn serve(
     let cri = Cri::new(Arc::clone(&node));
     let services = Services { runtime: cri.clone(), image: cri.clone(), crio: Arc::new(cri) };
     let limits = Limits { drain, ..Limits::default() };
+    let administered = image::admin::serve(node.images.clone(), &image_socket(&node.config), stop.clone());
+    match administered {
+        Ok(serving) => drop(tokio::spawn(serving)),
+        Err(error) => log::warn!("`nodeagent-runtime image` will not work while the daemon runs: {error}"),
+    }
     let serving = tokio::spawn(server::serve(listeners, services, limits, stop.clone()));
 
     probe(&listen).await?;

@@ -4,6 +4,7 @@
 //! ([`sandbox`], [`container`]).
 //!
 //! * [`config`]: what `/etc/nodeagent/runtime.toml` and the flags say
+//! * [`cli`]: commands beside the daemon
 //! * [`telemetry`], [`notify`]: journal and systemd
 //! * [`daemon`]: serves until told to stop; [`node`]: what it serves, built from the configuration
 //! * [`server`]: the sockets and the dialects spoken on them
@@ -19,6 +20,7 @@
 
 pub mod capability;
 pub mod cgroup;
+pub mod cli;
 mod clock;
 pub mod config;
 pub mod container;
@@ -26,6 +28,8 @@ pub mod content;
 pub mod cri;
 pub mod daemon;
 pub mod events;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod id;
 pub mod image;
 pub mod kernel;

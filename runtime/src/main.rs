@@ -7,7 +7,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
+use nodeagent_runtime::cli::Command;
 use nodeagent_runtime::config::{self, Config, ConfigError, LogLevel};
 use nodeagent_runtime::daemon::{self, Failure};
 use nodeagent_runtime::notify::Notifier;
@@ -24,14 +25,16 @@ const EXIT_PRECONDITION: u8 = 11;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "nodeagent-runtime", version)]
 struct Flags {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Configuration file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// Directory of what survives a reboot
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     root: Option<PathBuf>,
     /// Directory of what a reboot may forget
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     state: Option<PathBuf>,
     /// The CRI socket
     #[arg(long, value_name = "PATH")]
@@ -82,7 +85,10 @@ impl Flags {
 }
 
 fn main() -> ExitCode {
-    let flags = Flags::parse();
+    let mut flags = Flags::parse();
+    if let Some(command) = flags.command.take() {
+        return command.run(Flags::command(), || flags.settings().map_err(|error| fail(&error, EXIT_CONFIG)));
+    }
     let settings = match flags.settings() {
         Ok(settings) => settings,
         Err(error) => return fail(&error, EXIT_CONFIG),

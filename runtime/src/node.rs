@@ -14,7 +14,7 @@ use crate::container::capabilities::bounding_of;
 use crate::container::rlimits;
 use crate::container::spec::HostFacts;
 use crate::events::Events;
-use crate::image::{ImageError, Images, ImagesConfig};
+use crate::image::{ImageError, Images, ImagesConfig, TrustConfig};
 use crate::kernel::Kernel;
 use crate::network::{Network, NetworkConfig};
 use crate::sandbox::{Environment, MemfdLauncher, Paths, Pods};
@@ -140,8 +140,22 @@ fn cgroups(config: &Config) -> Result<Cgroups, Precondition> {
     Cgroups::detect(&mountinfo, config.cgroup_driver, systemd).map_err(Precondition::Cgroups)
 }
 
-fn images_config(config: &Config) -> ImagesConfig {
-    ImagesConfig { registries: config.registries.clone(), ..ImagesConfig::new(config.root.join("images")) }
+/// Where the command line reaches the images of a running daemon.
+pub fn image_socket(config: &Config) -> std::path::PathBuf {
+    config.state.join("images.sock")
+}
+
+/// The image half of the configuration, also for the command line.
+pub fn images_config(config: &Config) -> ImagesConfig {
+    ImagesConfig {
+        registries: config.registries.clone(),
+        pinned: config.images.pinned.clone(),
+        trust: TrustConfig {
+            policy: Some(config.images.signature_policy.clone()),
+            registries_d: Some(config.images.registries_d.clone()),
+        },
+        ..ImagesConfig::new(config.root.join("images"))
+    }
 }
 
 fn network_config(config: &Config) -> NetworkConfig {

@@ -178,6 +178,9 @@ fn certificates(dir: &std::path::Path) {
         openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=registry -keyout server.key -out server.csr
         printf 'subjectAltName=IP:127.0.0.1\n' > extensions
         openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out server.pem
+        openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=node -keyout client.key -out client.csr
+        printf 'extendedKeyUsage=clientAuth\n' > client.extensions
+        openssl x509 -req -in client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile client.extensions -out client.pem
     "#;
     let output = std::process::Command::new("sh").args(["-c", script, "sh"]).arg(dir).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -218,6 +221,7 @@ async fn a_certificate_counts_when_its_authority_is_configured_or_nobody_asks() 
             location: None,
             insecure: true,
             blocked: false,
+            defined_in: None,
             mirrors: Vec::new(),
         }];
     })
@@ -246,4 +250,103 @@ async fn credentials_of_the_node_are_used_when_a_pull_brings_none() {
     std::fs::write(&file, "{").unwrap();
     let error = images.pull(&reference, None).await.unwrap_err();
     assert!(error.code() == ErrorCode::Disk && !error.to_string().is_empty(), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_wants_a_certificate_gets_the_one_that_is_configured() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    certificates(dir.path());
+    let registry = Registry::start_with(Access::MutualTls(dir.path().to_owned())).await;
+    registry.push("app", "v1", &small("x")).await;
+    let trusted = dir.path().join("certs").join(&registry.host);
+    std::fs::create_dir_all(&trusted).unwrap();
+    std::fs::copy(dir.path().join("ca.pem"), trusted.join("ca.crt")).unwrap();
+    let pull = |name: &str, change: &dyn Fn(&mut ImagesConfig)| {
+        let mut config = ImagesConfig::isolated(dir.path().join(name));
+        config.certificate_directories = vec![dir.path().join("certs")];
+        change(&mut config);
+        let reference = format!("{}/app:v1", registry.host);
+        async move { Images::open(config).await.unwrap().pull(&reference, None).await }
+    };
+    let error = pull("without", &|_| {}).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::RegistryUnavailable, "{error}");
+
+    let hosts = dir.path().join("hosts").join(&registry.host);
+    std::fs::create_dir_all(&hosts).unwrap();
+    let text = "ca = '../../ca.pem'\nclient = [['../../client.pem', '../../client.key']]\n";
+    std::fs::write(hosts.join("hosts.toml"), text).unwrap();
+    pull("hosts", &|config| config.hosts_directories = vec![dir.path().join("hosts")]).await.unwrap();
+
+    std::fs::copy(dir.path().join("client.pem"), trusted.join("node.cert")).unwrap();
+    std::fs::copy(dir.path().join("client.key"), trusted.join("node.key")).unwrap();
+    pull("beside", &|_| {}).await.unwrap();
+}
+
+const PROXIED: &str = "IMAGES_PROXIED";
+
+/// Not a test of its own: a proxy is a matter of the whole process' environment.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "started by the test below"]
+async fn pull_through_a_proxy() {
+    let Ok(told) = std::env::var(PROXIED) else { return };
+    let (root, reference) = told.split_once(' ').unwrap();
+    let mut config = ImagesConfig::isolated(std::path::Path::new(root).join("root"));
+    config.certificate_directories = vec![std::path::Path::new(root).join("certs")];
+    let images = Images::open(config).await.unwrap();
+    let explained = images.explain(reference).await.unwrap();
+    assert!(explained.candidates[0].endpoints[0].proxy.is_some(), "{explained:?}");
+    images.pull(reference, None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_of_the_environment_is_used() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    certificates(dir.path());
+    let registry = Registry::start_with(Access::Tls(dir.path().to_owned())).await;
+    registry.push("app", "v1", &small("x")).await;
+    let trusted = dir.path().join("certs").join(&registry.host);
+    std::fs::create_dir_all(&trusted).unwrap();
+    std::fs::copy(dir.path().join("ca.pem"), trusted.join("ca.crt")).unwrap();
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = format!("http://user:secret@{}", listener.local_addr().unwrap());
+    let asked: std::sync::Arc<std::sync::Mutex<Vec<String>>> = Default::default();
+    let (log, behind) = (asked.clone(), registry.host.clone());
+    let serving = tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (log, behind) = (log.clone(), behind.clone());
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(client.read_u8().await.unwrap());
+                }
+                log.lock().unwrap().push(String::from_utf8(head).unwrap());
+                let mut server = tokio::net::TcpStream::connect(behind).await.unwrap();
+                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    let told = format!("{} {}/app:v1", dir.path().display(), registry.host);
+    let status = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "pull_through_a_proxy", "--ignored"])
+        .env(PROXIED, told)
+        .env("HTTPS_PROXY", proxy)
+        .env_remove("NO_PROXY")
+        .env_remove("no_proxy")
+        .status()
+        .await
+        .unwrap();
+    assert!(status.success());
+    let asked = asked.lock().unwrap().clone();
+    assert!(asked[0].starts_with(&format!("CONNECT {} ", registry.host)), "{asked:?}");
+    assert!(asked[0].to_ascii_lowercase().contains("proxy-authorization: basic"), "{asked:?}");
+    serving.abort();
 }

@@ -12,9 +12,14 @@ use images_support::{Layer, Registry, TestImage, files, is_root, open};
 
 const ROOT: &str = "IMAGES_CRASH_ROOT";
 const REFERENCE: &str = "IMAGES_CRASH_REFERENCE";
+/// Names a file that is made, on another disk, as soon as the pull has succeeded.
+const FINISHED: &str = "IMAGES_CRASH_FINISHED";
+/// Says how often, when the usual number is not enough for somebody.
+const ASKED_ROUNDS: &str = "IMAGES_CRASH_ROUNDS";
 const ROUNDS: u32 = 24;
+const POWER_CUTS: u32 = 12;
 /// On a machine whose load changes, the measured time may be far off: then the moments move further out.
-const MAX_ROUNDS: u32 = 96;
+const MAX_LAPS: u32 = 4;
 
 /// Not a test of its own: the process that gets killed.
 #[tokio::test(flavor = "multi_thread")]
@@ -23,6 +28,9 @@ async fn pull_until_killed() {
     let (Ok(root), Ok(reference)) = (std::env::var(ROOT), std::env::var(REFERENCE)) else { return };
     let images = open(Path::new(&root)).await;
     let image = images.pull(&reference, None).await.unwrap();
+    if let Ok(told) = std::env::var(FINISHED) {
+        std::fs::write(told, "").unwrap();
+    }
     images.prepare(&image.id, "container").await.unwrap();
 }
 
@@ -35,6 +43,10 @@ fn image() -> TestImage {
         Layer::gzip(files(&entries))
     };
     TestImage::new((0..4).map(layer).collect())
+}
+
+fn rounds(usual: u32) -> u32 {
+    std::env::var(ASKED_ROUNDS).map_or(usual, |asked| asked.parse().unwrap())
 }
 
 fn assert_whole(lower: &[std::path::PathBuf]) {
@@ -72,15 +84,16 @@ async fn a_daemon_that_is_killed_leaves_whole_images_or_none_and_no_litter() {
     let whole = started.elapsed();
     std::fs::remove_dir_all(&root).unwrap();
 
+    let rounds = rounds(ROUNDS);
     let (mut unfinished, mut finished) = (0, 0);
-    for round in 0..MAX_ROUNDS {
-        if round >= ROUNDS && finished > 0 {
+    for round in 0..rounds * MAX_LAPS {
+        if round >= rounds && finished > 0 {
             break;
         }
         let mut child = start();
         // the moments are spread over the whole pull and a little beyond
-        let (lap, step) = (round / ROUNDS, round % ROUNDS);
-        tokio::time::sleep(whole.mul_f64(1.2) * (lap + 1) * step / ROUNDS).await;
+        let (lap, step) = (round / rounds, round % rounds);
+        tokio::time::sleep(whole.mul_f64(1.2) * (lap + 1) * step / rounds).await;
         child.kill().unwrap();
         child.wait().unwrap();
 
@@ -111,4 +124,74 @@ async fn a_daemon_that_is_killed_leaves_whole_images_or_none_and_no_litter() {
     images.remove(&image.id).await.unwrap();
     images_support::wait_until_empty(&root.join("tmp")).await;
     assert_eq!(images_support::leftovers(&root), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_leaves_whole_images_or_none_and_keeps_what_was_finished() {
+    if !is_root() {
+        return;
+    }
+    let (registry, dir) = (Registry::start().await, tempfile::tempdir().unwrap());
+    registry.push("app", "v1", &image()).await;
+    let reference = format!("{}/app:v1", registry.host);
+    let mut disk = images_support::power::Disk::make(dir.path());
+    let (root, finished) = (disk.mountpoint.join("root"), dir.path().join("finished"));
+    let start = || {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "pull_until_killed", "--ignored"])
+            .env(ROOT, &root)
+            .env(REFERENCE, &reference)
+            .env(FINISHED, &finished)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let started = Instant::now();
+    assert!(start().wait().unwrap().success());
+    let whole = started.elapsed();
+
+    let rounds = rounds(POWER_CUTS);
+    let (mut lost, mut kept) = (0, 0);
+    for round in 0..rounds * MAX_LAPS {
+        if round >= rounds && kept > 0 {
+            break;
+        }
+        std::fs::remove_dir_all(&root).unwrap();
+        let _ = std::fs::remove_file(&finished);
+        let mut child = start();
+        let (lap, step) = (round / rounds, round % rounds + 1);
+        tokio::time::sleep(whole.mul_f64(1.3) * (lap + 1) * step / rounds).await;
+        let promised = finished.exists();
+        disk.cut_power();
+        // the disk is gone for it already; it may have noticed
+        let _ = child.kill();
+        child.wait().unwrap();
+        disk.unmount();
+        disk.mount();
+
+        let images = open(&root).await;
+        assert_eq!(std::fs::read_dir(root.join("tmp")).unwrap().count(), 0);
+        match images.find(&reference) {
+            None => {
+                assert!(!promised, "round {round}: the pull had succeeded before the power went");
+                lost += 1;
+            }
+            Some(image) => {
+                kept += 1;
+                assert_whole(&images.prepare(&image.id, "check").await.unwrap().lower);
+            }
+        }
+        // what there is of it is good enough to go on from
+        let image = images.pull(&reference, None).await.unwrap();
+        assert_whole(&images.prepare(&image.id, "again").await.unwrap().lower);
+        for container in images.containers() {
+            images.release(&container).await.unwrap();
+        }
+        images.remove(&image.id).await.unwrap();
+        assert_eq!((images.usage().used_bytes, images.usage().inodes_used), (0, 0));
+        images_support::wait_until_empty(&root.join("tmp")).await;
+        assert_eq!(images_support::leftovers(&root), Vec::<String>::new());
+    }
+    assert!(lost > 0 && kept > 0, "{lost} lost and {kept} kept images: the moments are wrong");
 }

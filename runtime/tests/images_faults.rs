@@ -5,6 +5,7 @@ mod images_support;
 use std::time::{Duration, Instant};
 
 use images_support::proxy::{Answer, Proxy, status};
+use images_support::throttle::Throttle;
 use images_support::{Layer, Registry, TestImage, files, is_root, leftovers, open, small};
 use nodeagent_runtime::image::{ErrorCode, Images, ImagesConfig, MirrorConfig, PullFrom, RegistryConfig};
 
@@ -242,6 +243,7 @@ async fn mirrors_are_asked_first_and_replaced_when_they_fail() {
         location: Some(format!("{}/team", registry.host)),
         insecure: true,
         blocked: false,
+        defined_in: None,
         mirrors: vec![mirror(&empty.host), mirror(&liar.host)],
     }];
     let images = Images::open(config).await.unwrap();
@@ -271,4 +273,110 @@ async fn many_callers_share_one_download_and_a_caller_that_leaves_does_not_stop_
     }
     let downloads = proxy.paths().iter().filter(|path| is_layer(path, &image)).count();
     assert_eq!(downloads, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_drips_is_given_up() {
+    if !is_root() {
+        return;
+    }
+    let registry = Registry::start().await;
+    let image = TestImage::new(vec![Layer::plain(files(&[("noise", &noise(600_000))]))]);
+    registry.push("app", "v1", &image).await;
+    let throttle = Throttle::start(&registry.host, 200, Duration::from_millis(10)).await;
+    let root = tempfile::tempdir().unwrap();
+    let mut config = ImagesConfig::isolated(root.path());
+    config.timeouts.stall = Duration::from_millis(300);
+    let images = Images::open(config).await.unwrap();
+    let error = images.pull(&format!("{}/app:v1", throttle.host), None).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::RegistryUnavailable, "{error}");
+    assert!(error.to_string().contains("too slowly"), "{error}");
+    assert_eq!(images_support::leftovers(root.path()), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_blob_over_slow_connections_comes_in_parts_side_by_side() {
+    if !is_root() {
+        return;
+    }
+    let registry = Registry::start().await;
+    let image = TestImage::new(vec![Layer::plain(files(&[("noise", &noise(24 << 20))]))]);
+    registry.push("app", "v1", &image).await;
+    let throttle = Throttle::start(&registry.host, 64 << 10, Duration::from_millis(10)).await;
+    let root = tempfile::tempdir().unwrap();
+    let images = open(root.path()).await;
+    let pulled = images.pull(&format!("{}/app:v1", throttle.host), None).await.unwrap();
+    let rootfs = images.prepare(&pulled.id, "c").await.unwrap();
+    assert!(std::fs::read(rootfs.lower[0].join("noise")).unwrap() == noise(24 << 20));
+    assert!(throttle.most_connections() >= 3, "{} connections at a time", throttle.most_connections());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_parts_are_refused_the_whole_blob_is_read() {
+    if !is_root() {
+        return;
+    }
+    let registry = Registry::start().await;
+    let image = TestImage::new(vec![Layer::plain(files(&[("noise", &noise(16 << 20))]))]);
+    registry.push("app", "v1", &image).await;
+    // forgets the range, and so answers with everything
+    let proxy = Proxy::start(&registry.host, |seen, _| match &seen.range {
+        Some(_) => Answer::ForwardWhole,
+        None => Answer::Forward,
+    })
+    .await;
+    let throttle = Throttle::start(&proxy.host, 64 << 10, Duration::from_millis(8)).await;
+    let root = tempfile::tempdir().unwrap();
+    let images = open(root.path()).await;
+    images.pull(&format!("{}/app:v1", throttle.host), None).await.unwrap();
+    assert!(proxy.seen.lock().unwrap().iter().any(|seen| seen.range.is_some()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_and_failures_are_told_apart() {
+    let registry = Registry::start().await;
+    for (number, code) in [
+        (401, ErrorCode::Unauthorized),
+        (403, ErrorCode::Unauthorized),
+        (404, ErrorCode::NotFound),
+        (500, ErrorCode::RegistryUnavailable),
+        (503, ErrorCode::RegistryUnavailable),
+    ] {
+        let proxy = Proxy::start(&registry.host, move |_, _| status(number, &[], "no")).await;
+        let root = tempfile::tempdir().unwrap();
+        let mut config = ImagesConfig::isolated(root.path());
+        config.timeouts.retry = Duration::from_millis(300);
+        let images = Images::open(config).await.unwrap();
+        let error = images.pull(&format!("{}/app:v1", proxy.host), None).await.unwrap_err();
+        assert_eq!(error.code(), code, "{number}: {error}");
+        assert!(error.to_string().contains(&proxy.host), "{number}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_is_visible_while_it_lasts() {
+    if !is_root() {
+        return;
+    }
+    let registry = Registry::start().await;
+    let image = TestImage::new(vec![Layer::plain(files(&[("noise", &noise(3_000_000))]))]);
+    registry.push("app", "v1", &image).await;
+    let throttle = Throttle::start(&registry.host, 16 << 10, Duration::from_millis(5)).await;
+    let root = tempfile::tempdir().unwrap();
+    let images = open(root.path()).await;
+    let reference = format!("{}/app:v1", throttle.host);
+    let pull = tokio::spawn({
+        let (images, reference) = (images.clone(), reference.clone());
+        async move { images.pull(&reference, None).await }
+    });
+    let mut seen = Vec::new();
+    while !pull.is_finished() {
+        seen.extend(images.progress().into_iter().filter(|now| now.bytes > 0));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    pull.await.unwrap().unwrap();
+    let first = seen.first().unwrap();
+    assert_eq!((first.image.as_str(), first.bytes_total), (reference.as_str(), image.layers[0].blob.len() as u64));
+    assert!(seen.is_sorted_by_key(|now| now.bytes) && seen.iter().all(|now| now.bytes <= now.bytes_total));
+    assert!(images.progress().is_empty());
 }

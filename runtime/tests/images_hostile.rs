@@ -157,7 +157,8 @@ async fn whiteouts_become_what_overlayfs_understands() {
         assert!(metadata.file_type().is_char_device() && metadata.rdev() == 0, "{whiteout}");
     }
     // the merged tree, by the kernel
-    let rootfs = open(root.path()).await.prepare(&image_id(root.path()).await, "c").await.unwrap();
+    let id = image_id(root.path()).await;
+    let rootfs = open(root.path()).await.prepare(&id, "c").await.unwrap();
     let merged = tempfile::tempdir().unwrap();
     let lowers: Vec<String> = rootfs.lower.iter().map(|path| path.display().to_string()).collect();
     let options =

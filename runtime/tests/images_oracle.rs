@@ -5,16 +5,9 @@
 mod images_support;
 
 use std::path::Path;
-use std::process::Command;
 
+use images_support::trees::{lower, run, upper};
 use images_support::{Layer, Registry, TestImage, files, is_root, open};
-
-/// Runs a tool and stops the test when it fails.
-fn run(program: &str, arguments: &[&str]) -> Vec<u8> {
-    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
-    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    output.stdout
-}
 
 /// A tree as bytes: names, kinds, owners, modes, times, links, attributes and contents. Holes are not compared: we
 /// keep them, umoci fills them.
@@ -31,45 +24,6 @@ fn listing(archive: &[u8]) -> String {
     let path = dir.path().join("a.tar");
     let arguments = ["--xattrs", "--full-time", "--numeric-owner", "-tvvf", path.to_str().unwrap()];
     String::from_utf8_lossy(&run("tar", &arguments)).into_owned()
-}
-
-/// A tree with a bit of everything, as tar writes it.
-fn lower() -> Vec<u8> {
-    let dir = tempfile::tempdir().unwrap();
-    let script = r#"
-        set -e; cd "$1"; umask 022
-        mkdir -p bin etc/deep/er tmp var/empty usr/share/doc
-        printf '#!/bin/sh\n' > bin/sh; chmod 4755 bin/sh; ln bin/sh bin/hard; ln -s sh bin/soft; ln -s /nowhere bin/dangling
-        chmod 1777 tmp; chmod 2750 var/empty; chown 1000:2000 var/empty
-        head -c 3000000 /dev/zero > etc/zeros; printf end >> etc/zeros
-        truncate -s 5000000 etc/sparse; printf middle | dd of=etc/sparse bs=1 seek=2500000 conv=notrunc status=none
-        mkfifo var/fifo; mknod var/null c 1 3; mknod var/loop b 7 200; chmod 0666 var/null
-        n=$(printf 'long-%.0s' $(seq 1 40)); mkdir -p usr/$n/$n; printf x > usr/$n/$n/$n; ln -s $n/$n usr/link-$n
-        printf cap > bin/cap; chmod 755 bin/cap
-        printf 'h\303\251llo\n' > "etc/h$(printf '\303\251')llo w
-orld"
-        chown 4000000000:4000000000 etc/deep/er; chmod 000 etc/deep/er
-        printf gone > etc/gone; mkdir -p etc/opaque; printf hidden > etc/opaque/hidden; printf x > usr/share/doc/a
-        touch -h -d '1969-12-31 23:59:58.25 UTC' bin/soft; touch -d '2001-02-03 04:05:06.789 UTC' etc/gone bin/sh
-        find . -depth -type d -exec touch -d '2011-01-01 00:00:00.5 UTC' {} +
-    "#;
-    run("sh", &["-c", script, "sh", dir.path().to_str().unwrap()]);
-    let tree = dir.path().to_str().unwrap();
-    run("tar", &["--format=posix", "--xattrs", "-S", "--sort=name", "--numeric-owner", "-cf", "-", "-C", tree, "."])
-}
-
-/// Changes on top of it.
-fn upper() -> Vec<u8> {
-    let dir = tempfile::tempdir().unwrap();
-    let script = r#"
-        set -e; cd "$1"; umask 022
-        mkdir -p etc/opaque bin usr/share/doc
-        : > etc/.wh.gone; : > etc/opaque/.wh..wh..opq; printf new > etc/opaque/new; : > usr/share/.wh.doc
-        rmdir usr/share/doc; printf replaced > bin/soft; printf 'now a file' > usr/new
-        find . -depth -exec touch -h -d '2020-01-01 00:00:00 UTC' {} +
-    "#;
-    run("sh", &["-c", script, "sh", dir.path().to_str().unwrap()]);
-    run("tar", &["--format=gnu", "--sort=name", "--numeric-owner", "-cf", "-", "-C", dir.path().to_str().unwrap(), "."])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,5 +73,44 @@ async fn the_merged_tree_is_what_skopeo_and_umoci_make_of_the_same_image() {
             one.lines().filter(|line| !other.lines().any(|theirs| theirs == *line)).collect::<Vec<_>>().join("\n")
         };
         panic!("only ours:\n{}\nonly theirs:\n{}", only(&ours, &theirs), only(&theirs, &ours));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zstd_layer_is_what_skopeo_makes_of_it() {
+    if !is_root() {
+        return;
+    }
+    if !Path::new("/usr/bin/skopeo").exists() {
+        eprintln!("skipped: needs /usr/bin/skopeo");
+        return;
+    }
+    let registry = Registry::start().await;
+    let tar = lower();
+    let blob = zstd::encode_all(&tar[..], 3).unwrap();
+    let layer = Layer { tar, blob, media_type: "application/vnd.oci.image.layer.v1.tar+zstd".into() };
+    let mut image = TestImage::new(vec![layer]);
+    image.oci = true;
+    registry.push("app", "v1", &image).await;
+
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = dir.path().join("theirs");
+    let store = format!("[overlay@{}+{}]", theirs.display(), dir.path().join("run").display());
+    let (source, target) = (format!("docker://{}/app:v1", registry.host), format!("containers-storage:{store}app:v1"));
+    run("skopeo", &["--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", &source, &target]);
+    let layers = std::fs::read_dir(theirs.join("overlay")).unwrap().map(|entry| entry.unwrap().path().join("diff"));
+    let layers: Vec<_> = layers.filter(|path| path.is_dir()).collect();
+    assert_eq!(layers.len(), 1, "{layers:?}");
+
+    let images = open(&dir.path().join("store")).await;
+    let pulled = images.pull(&format!("{}/app:v1", registry.host), None).await.unwrap();
+    let rootfs = images.prepare(&pulled.id, "c").await.unwrap();
+    // containers-storage does not take the archive's word for the root of a layer
+    let (own, other) = (rootfs.lower[0].to_str().unwrap(), layers[0].to_str().unwrap());
+    run("chmod", &["--reference", own, other]);
+    run("touch", &["--reference", own, other]);
+    let (ours, theirs) = (as_archive(&rootfs.lower[0]), as_archive(&layers[0]));
+    if ours != theirs {
+        panic!("ours:\n{}\ntheirs:\n{}", listing(&ours), listing(&theirs));
     }
 }

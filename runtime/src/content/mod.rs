@@ -5,8 +5,10 @@
 
 mod digest;
 pub(crate) mod disk;
+mod partial;
 mod store;
 
 pub use digest::{Digest, DigestError};
+pub(crate) use partial::{Partial, Partials};
 pub(crate) use store::Staged;
 pub use store::{ContentError, ContentStore};

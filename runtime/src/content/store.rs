@@ -102,6 +102,11 @@ impl ContentStore {
         Ok(store)
     }
 
+    /// Where all blobs are.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.blobs
+    }
+
     /// The file of a blob, whether it exists or not.
     pub fn path(&self, digest: Digest) -> PathBuf {
         self.blobs.join(digest.hex())

@@ -118,7 +118,7 @@ pub(super) fn container_statuses(view: &PodView) -> Vec<ContainerStatus> {
     view.containers.iter().map(|container| container_status(&container.record)).collect()
 }
 
-pub(super) fn image(image: &crate::image::Image) -> Image {
+pub(super) fn image(image: &crate::image::Image, pinned: bool) -> Image {
     let (uid, username) = image_user(&image.config.user);
     Image {
         id: image.id.clone(),
@@ -128,7 +128,7 @@ pub(super) fn image(image: &crate::image::Image) -> Image {
         uid,
         username,
         spec: Some(ImageSpec { image: image.id.clone(), annotations: HashMap::new(), ..ImageSpec::default() }),
-        pinned: false,
+        pinned,
     }
 }
 

@@ -20,7 +20,7 @@ fn list(cri: &Cri, filter: Option<ImageFilter>) -> Vec<nodeagent_cri_api::Image>
         Some(name) => cri.node.images.find(&name).into_iter().collect(),
         None => cri.node.images.list(),
     };
-    images.iter().map(|image| convert::image(image)).collect()
+    images.iter().map(|image| convert::image(image, cri.node.images.is_pinned(image))).collect()
 }
 
 pub(super) async fn list_images(cri: &Cri, request: ListImagesRequest) -> Result<ListImagesResponse, Status> {
@@ -51,7 +51,7 @@ pub(super) async fn image_status(cri: &Cri, request: ImageStatusRequest) -> Resu
         });
         info.insert("info".to_owned(), shown.to_string());
     }
-    Ok(ImageStatusResponse { image: Some(convert::image(&found)), info })
+    Ok(ImageStatusResponse { image: Some(convert::image(&found, cri.node.images.is_pinned(&found))), info })
 }
 
 /// Goes on when the caller leaves, as long as somebody else waits for the same.

@@ -58,7 +58,8 @@ fn info(cri: &Cri) -> HashMap<String, String> {
         "cgroupDriver": cri.node.cgroups.driver().name(),
         "cgroupVersion": cri.node.cgroups.version(),
     });
-    HashMap::from([("config".to_owned(), shown.to_string())])
+    let pulls = json!(cri.node.images.progress());
+    HashMap::from([("config".to_owned(), shown.to_string()), ("imagePulls".to_owned(), pulls.to_string())])
 }
 
 pub(super) async fn runtime_config(cri: &Cri, _: RuntimeConfigRequest) -> Result<RuntimeConfigResponse, Status> {

@@ -1,7 +1,7 @@
 //! The only place where errors of the domain become gRPC codes.
 //!
 //! Kubelet relies on `NotFound` and `Unimplemented`, on `DeadlineExceeded` from `ExecSync`, and on the beginning of
-//! some texts (`RegistryUnavailable`, `RROUnsupported`), which is why texts begin with the innermost meaning.
+//! some texts (`RegistryUnavailable`, `SignatureValidationFailed`, `RROUnsupported`), which is why texts begin with the innermost meaning.
 
 use tonic::{Code, Status};
 
@@ -34,6 +34,7 @@ pub(super) fn image(error: ImageError) -> Status {
     match error.code() {
         // kubelet looks at the beginning of the text, after stripping the code, which it does for `Unknown` only
         ErrorCode::RegistryUnavailable => Status::unknown(format!("RegistryUnavailable: {text}")),
+        ErrorCode::Untrusted => Status::unknown(format!("SignatureValidationFailed: {text}")),
         _ => Status::new(image_code(&error), text),
     }
 }
@@ -106,7 +107,7 @@ fn image_code(error: &ImageError) -> Code {
         ErrorCode::NotFound => Code::NotFound,
         ErrorCode::InvalidReference => Code::InvalidArgument,
         ErrorCode::Unauthorized => Code::Unauthenticated,
-        ErrorCode::RegistryUnavailable => Code::Unknown,
+        ErrorCode::RegistryUnavailable | ErrorCode::Untrusted => Code::Unknown,
         ErrorCode::DigestMismatch => Code::DataLoss,
         ErrorCode::InUse | ErrorCode::NoMatchingPlatform | ErrorCode::InvalidImage => Code::FailedPrecondition,
         ErrorCode::Blocked => Code::PermissionDenied,

@@ -105,6 +105,21 @@ pub(crate) async fn lookup(files: &[PathBuf], name: &str) -> Result<Option<Crede
     Ok(None)
 }
 
+/// Where credentials for `name` would come from, without asking a helper.
+pub(crate) fn describe(files: &[PathBuf], name: &str) -> Result<Option<String>, AuthFileError> {
+    for path in files {
+        let Some(file) = read(path)? else { continue };
+        match find(&file, name) {
+            Some(Found::Credentials(_)) => return Ok(Some(path.display().to_string())),
+            Some(Found::Helper { name, .. }) => {
+                return Ok(Some(format!("docker-credential-{name}, named in {}", path.display())));
+            }
+            None => {}
+        }
+    }
+    Ok(None)
+}
+
 fn read(path: &Path) -> Result<Option<File>, AuthFileError> {
     let fail = |source| AuthFileError::Read { path: path.to_owned(), source };
     let file = match std::fs::File::open(path) {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::trust::TrustConfig;
+
 /// What [`super::Images::open`] needs to know.
 #[derive(Debug, Clone)]
 pub struct ImagesConfig {
@@ -20,6 +22,10 @@ pub struct ImagesConfig {
     pub certificate_directories: Vec<PathBuf>,
     /// Files with credentials, asked in this order when a pull brings none.
     pub auth_files: Vec<PathBuf>,
+    /// Who may have made an image.
+    pub trust: TrustConfig,
+    /// Images that the kubelet must not collect: names, in which `*` stands for anything.
+    pub pinned: Vec<String>,
     /// Limits of what a single image may cost.
     pub limits: Limits,
     /// How long the network may keep us waiting.
@@ -39,6 +45,10 @@ impl ImagesConfig {
                 "/root/.config/containers/auth.json",
                 "/root/.docker/config.json",
             ]),
+            trust: TrustConfig {
+                policy: Some(PathBuf::from("/etc/containers/policy.json")),
+                registries_d: Some(PathBuf::from("/etc/containers/registries.d")),
+            },
             ..ImagesConfig::isolated(root)
         }
     }
@@ -52,6 +62,8 @@ impl ImagesConfig {
             hosts_directories: Vec::new(),
             certificate_directories: Vec::new(),
             auth_files: Vec::new(),
+            trust: TrustConfig::default(),
+            pinned: Vec::new(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
         }
@@ -76,6 +88,9 @@ pub struct RegistryConfig {
     /// Asked first, in this order.
     #[serde(default, rename = "mirror")]
     pub mirrors: Vec<MirrorConfig>,
+    /// The file that says so, for explanations; none for the daemon's own configuration.
+    #[serde(skip)]
+    pub defined_in: Option<PathBuf>,
 }
 
 /// A place that has copies of another registry's images.

@@ -10,6 +10,8 @@ use crate::snapshot::SnapshotError;
 use super::manifest::ManifestError;
 use super::reference::ReferenceError;
 use super::registry::RegistryError;
+use super::transfer::TransferError;
+use super::trust::TrustError;
 
 /// The kind of an error: what callers decide on and what the CRI maps to its codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub enum ErrorCode {
     Disk,
     /// The configuration forbids it.
     Blocked,
+    /// The policy wants a signature that is not there.
+    Untrusted,
     /// The daemon is stopping.
     ShuttingDown,
 }
@@ -44,6 +48,14 @@ pub enum ImageError {
     /// The reference cannot be parsed.
     #[error("invalid image reference")]
     Reference(#[from] ReferenceError),
+    /// A name without a registry, where the configuration wants it to be clear.
+    #[error("{name:?} could mean {}: name the registry, or add an alias to registries.conf (short-name-mode is enforcing)", choices.join(" or "))]
+    Ambiguous {
+        /// The name.
+        name: String,
+        /// What it may stand for.
+        choices: Vec<String>,
+    },
     /// No such image on this node.
     #[error("image {image} is not on this node")]
     NotHere {
@@ -63,6 +75,12 @@ pub enum ImageError {
     ContainerId {
         /// What was given.
         id: String,
+    },
+    /// Another process works with the store.
+    #[error("another process works with the images, it holds {path}")]
+    Locked {
+        /// The lock's file.
+        path: PathBuf,
     },
     /// Reading or writing our own files.
     #[error("cannot {action} {path}")]
@@ -152,6 +170,24 @@ pub enum ImageError {
         /// As it came.
         actual: Digest,
     },
+    /// The signature policy does not let the image in, or cannot be enforced.
+    #[error("{image} is not trusted")]
+    Trust {
+        /// The reference or archive.
+        image: String,
+        /// The cause.
+        #[source]
+        source: Box<TrustError>,
+    },
+    /// A file with images that cannot be read or written.
+    #[error("cannot use {path} for images")]
+    Transfer {
+        /// The file or directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: Box<TransferError>,
+    },
     /// The snapshot store.
     #[error("snapshot store failed")]
     Snapshots(#[source] Box<SnapshotError>),
@@ -167,11 +203,11 @@ impl ImageError {
     /// What kind of error this is.
     pub fn code(&self) -> ErrorCode {
         match self {
-            ImageError::Reference(_) => ErrorCode::InvalidReference,
+            ImageError::Reference(_) | ImageError::Ambiguous { .. } => ErrorCode::InvalidReference,
             ImageError::NotHere { .. } => ErrorCode::NotFound,
             ImageError::InUse { .. } => ErrorCode::InUse,
             ImageError::ContainerId { .. } => ErrorCode::InvalidReference,
-            ImageError::Disk { .. } | ImageError::Record { .. } => ErrorCode::Disk,
+            ImageError::Disk { .. } | ImageError::Record { .. } | ImageError::Locked { .. } => ErrorCode::Disk,
             ImageError::Content { source: ContentError::Mismatch { .. }, .. } => ErrorCode::DigestMismatch,
             ImageError::Content { .. } => ErrorCode::Disk,
             ImageError::MediaType { .. } | ImageError::Manifest { .. } => ErrorCode::InvalidImage,
@@ -179,6 +215,12 @@ impl ImageError {
             ImageError::NoMatchingPlatform { .. } => ErrorCode::NoMatchingPlatform,
             ImageError::LayerDigest { .. } => ErrorCode::DigestMismatch,
             ImageError::Layer { source, .. } | ImageError::Snapshots(source) => source.code(),
+            ImageError::Transfer { source, .. } => match **source {
+                TransferError::Disk { .. } | TransferError::Layer { .. } => ErrorCode::Disk,
+                TransferError::Digest { .. } => ErrorCode::DigestMismatch,
+                _ => ErrorCode::InvalidImage,
+            },
+            ImageError::Trust { .. } => ErrorCode::Untrusted,
             ImageError::ShuttingDown => ErrorCode::ShuttingDown,
             ImageError::Shared(inner) => inner.code(),
         }

@@ -13,10 +13,14 @@ use tokio::task::JoinHandle;
 use super::blocking;
 use super::error::{ErrorCode, ImageError};
 use super::manifest::Descriptor;
+use super::progress::Progress;
 use super::pull::Puller;
 use super::registry::{Blob, Session};
-use crate::content::Digest;
+use crate::content::{Digest, Partial};
 use crate::snapshot::{Built, Feed, LayerLimits, SnapshotError};
+
+/// What was kept is read in pieces like those of the network.
+const KEPT_PIECE: usize = 128 << 10;
 
 /// One layer on its way.
 pub(super) struct Layer {
@@ -27,6 +31,9 @@ pub(super) struct Layer {
     pub diff_id: Digest,
     /// Up to and including this layer.
     pub chain: Vec<Digest>,
+    pub progress: Arc<Progress>,
+    /// Its bytes are among those that the pull expects.
+    pub expected: bool,
 }
 
 /// What a layer tells the one above it, and when.
@@ -62,6 +69,10 @@ impl Layer {
         let _lock = self.puller.lock(chain_id).await;
         let store = self.puller.store.clone();
         let built = if store.snapshots.contains(chain_id) {
+            if self.expected {
+                // another pull was faster
+                self.progress.correct(self.descriptor.size, 0);
+            }
             None
         } else {
             let _slot = slots.acquire().await.map_err(|_| ImageError::ShuttingDown)?;
@@ -112,6 +123,7 @@ impl Layer {
             blocking(move || store.snapshots.commit(settled).map_err(|error| failed.with(error))).await?;
         }
         let _ = above.committed.send(());
+        self.progress.layer_done();
         Ok(())
     }
 
@@ -146,27 +158,94 @@ impl Layer {
         let limits = &self.puller.config.limits;
         let limits = LayerLimits { bytes: limits.layer_bytes, entries: limits.layer_entries };
         let blob = self.session.blob(place, self.descriptor.digest, self.descriptor.size)?;
-        let (feed, mut worker) = self.puller.store.snapshots.start(self.diff_id, limits);
-        let transferred = self.transfer(blob, feed, &mut worker).await;
+        let partial = self.partial().await?;
+        let copy = partial.as_ref().and_then(|partial| partial.writer().ok());
+        let (feed, mut worker) = self.puller.store.snapshots.start(self.diff_id, limits, copy);
+        let mut moved = 0;
+        let transferred = self.transfer(blob, partial.as_ref(), feed, &mut worker, &mut moved).await;
+        if transferred.is_err() {
+            // the next attempt counts from the beginning
+            self.progress.correct(0, moved);
+        }
         if transferred.is_err() && !worker.is_finished() {
             // it notices that nothing comes any more and removes what it made
             let _ = finished(&mut worker).await;
         }
+        let Some(partial) = partial else { return transferred };
+        let resumed = partial.length > 0;
+        match &transferred {
+            // before the sync, so that its bytes never have to reach the disk
+            Ok(_) => partial.remove(),
+            Err(error) if matches!(error.code(), ErrorCode::DigestMismatch | ErrorCode::InvalidImage) => {
+                partial.remove();
+                if resumed {
+                    log::info!(layer:% = self.descriptor.digest; "what was kept of it is damaged, beginning anew");
+                    return Box::pin(self.download_from(place)).await;
+                }
+            }
+            // the next attempt goes on from there
+            Err(_) => {}
+        }
         transferred
+    }
+
+    /// What an earlier download of a large layer left.
+    async fn partial(&self) -> Result<Option<Partial>, ImageError> {
+        let (store, digest, size) = (self.puller.store.clone(), self.descriptor.digest, self.descriptor.size);
+        blocking(move || {
+            store.partials.begin(digest, size).map_err(ImageError::disk("keep the beginning of", digest.to_string()))
+        })
+        .await
+    }
+
+    /// Feeds what was kept; how much that was.
+    async fn feed_kept(
+        &self,
+        partial: &Partial,
+        hasher: &mut Sha256,
+        feed: &mpsc::Sender<Feed>,
+    ) -> Result<u64, ImageError> {
+        let failed = || ImageError::disk("read the beginning of", self.descriptor.digest.to_string());
+        let file = partial.reader().map_err(failed())?;
+        let mut input = tokio::io::AsyncReadExt::take(tokio::fs::File::from_std(file), partial.length);
+        let mut fed = 0;
+        loop {
+            let mut piece = bytes::BytesMut::with_capacity(KEPT_PIECE);
+            if tokio::io::AsyncReadExt::read_buf(&mut input, &mut piece).await.map_err(failed())? == 0 {
+                break;
+            }
+            hasher.update(&piece);
+            fed += piece.len() as u64;
+            self.progress.came(piece.len());
+            if feed.send(Feed::Kept(piece.freeze())).await.is_err() {
+                break;
+            }
+        }
+        log::info!(layer:% = self.descriptor.digest, bytes = fed; "going on where an earlier download ended");
+        Ok(fed)
     }
 
     /// Moves bytes from the registry to the worker, and compares their digest.
     async fn transfer(
         &self,
         mut blob: Blob,
+        partial: Option<&Partial>,
         feed: mpsc::Sender<Feed>,
         worker: &mut JoinHandle<Result<Built, SnapshotError>>,
+        moved: &mut u64,
     ) -> Result<Built, ImageError> {
         let failed = self.failed();
         let mut failure = None;
         let mut hasher = Sha256::new();
+        if let Some(partial) = partial.filter(|partial| partial.length > 0) {
+            let fed = self.feed_kept(partial, &mut hasher, &feed).await?;
+            *moved += fed;
+            blob.skip_to(fed);
+        }
         while let Some(piece) = blob.next().await? {
             hasher.update(&piece);
+            self.progress.came(piece.len());
+            *moved += piece.len() as u64;
             if failure.is_none() && feed.send(Feed::Data(piece)).await.is_err() {
                 let error = finished(worker).await.err().unwrap_or(SnapshotError::ShuttingDown);
                 if error.code() != ErrorCode::InvalidImage {

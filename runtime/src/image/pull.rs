@@ -16,10 +16,11 @@ use super::layer::{Below, Layer, handover};
 use super::manifest::{self, Config, Document, Manifest, ManifestError};
 use super::model::Image;
 use super::platform::Platform;
+use super::progress::{self, Progress, Running};
 use super::reference::Reference;
 use super::registry::{Registry, Session};
 use super::store::{ImageRecord, Store};
-use super::{blocking, delete};
+use super::{blocking, delete, trust};
 use crate::content::{Digest, Staged};
 use crate::snapshot::chain_ids;
 
@@ -35,8 +36,9 @@ pub(crate) struct Puller {
     pub(super) config: ImagesConfig,
     pub(super) store: Arc<Store>,
     registry: Arc<Registry>,
-    platform: Platform,
+    pub(super) platform: Platform,
     pub(super) layers: Arc<Semaphore>,
+    pub(super) running: Running,
     /// Two images with the same layer download it once.
     locks: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -63,6 +65,7 @@ impl Puller {
             registry,
             platform: Platform::host(),
             layers: Arc::new(Semaphore::new(LAYERS)),
+            running: Running::default(),
             locks: Mutex::default(),
         }
     }
@@ -74,6 +77,7 @@ impl Puller {
         credentials: Option<Credentials>,
     ) -> Result<Arc<Image>, ImageError> {
         let started = std::time::Instant::now();
+        let progress = self.running.start(reference.to_string());
         let mut session = self.registry.session(&self.config, &reference, credentials.as_ref()).await?;
         let described = self.describe(&mut session, &reference).await?;
         let chain = chain_ids(&described.config.diff_ids);
@@ -81,7 +85,8 @@ impl Puller {
         let _pin = self.store.snapshots.pin(&chain);
         let incomplete = chain.iter().any(|id| !self.store.snapshots.contains(*id));
         if incomplete {
-            let fetched = self.fetch_layers(&session, &reference, &described, &chain).await;
+            let fetching = self.fetch_layers(&session, &reference, &described, &chain, &progress);
+            let fetched = told_of(fetching, &progress).await;
             self.forget_locks();
             fetched?;
         }
@@ -116,6 +121,7 @@ impl Puller {
                 }
             }
         };
+        self.enforce(session, reference, &[top.digest, manifest_digest]).await?;
         let id = manifest.config.digest;
         if manifest.config.size > MAX_CONFIG {
             return Err(unusable("config", id)(ManifestError::Size));
@@ -130,6 +136,20 @@ impl Puller {
         let names = blobs.iter().map(|(digest, _)| *digest).collect();
         let staged = self.stage(reference, blobs).await?;
         Ok(Described { digest: top.digest, id, manifest, config, blobs: names, staged })
+    }
+
+    /// The policy comes before anything of the image is used.
+    async fn enforce(&self, session: &Session, reference: &Reference, manifests: &[Digest]) -> Result<(), ImageError> {
+        let untrusted = |source| ImageError::Trust { image: reference.to_string(), source: Box::new(source) };
+        let applied = {
+            let (config, reference) = (self.config.trust.clone(), reference.clone());
+            let read = tokio::task::spawn_blocking(move || trust::for_reference(&config, &reference));
+            read.await.map_err(|_| ImageError::ShuttingDown)?.map_err(untrusted)?
+        };
+        match applied {
+            Some(applied) => applied.enforce(session, reference, manifests).await.map_err(untrusted),
+            None => Ok(()),
+        }
     }
 
     /// Writes documents before the layers, so that one sync covers all of it.
@@ -195,11 +215,16 @@ impl Puller {
         reference: &Reference,
         described: &Described,
         chain: &[Digest],
+        progress: &Arc<Progress>,
     ) -> Result<(), ImageError> {
+        let layers = &described.manifest.layers;
+        let missing: Vec<bool> = chain.iter().map(|id| !self.store.snapshots.contains(*id)).collect();
+        let expected = layers.iter().zip(&missing).filter(|(_, missing)| **missing).map(|(layer, _)| layer.size);
+        progress.expect(layers.len(), expected.sum());
         let slots = Arc::new(Semaphore::new(LAYERS_PER_PULL));
         let mut tasks = JoinSet::new();
         let mut below: Option<Below> = None;
-        for (at, descriptor) in described.manifest.layers.iter().enumerate() {
+        for (at, descriptor) in layers.iter().enumerate() {
             let (above, next) = handover();
             let layer = Layer {
                 puller: self.clone(),
@@ -208,6 +233,8 @@ impl Puller {
                 descriptor: descriptor.clone(),
                 diff_id: described.config.diff_ids[at],
                 chain: chain[..=at].to_vec(),
+                progress: progress.clone(),
+                expected: missing[at],
             };
             tasks.spawn(layer.fetch(slots.clone(), below.replace(next), above));
         }
@@ -280,6 +307,20 @@ impl Puller {
     fn forget_locks(&self) {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         locks.retain(|_, slot| slot.strong_count() > 0);
+    }
+}
+
+/// Waits for the layers and says in the log how far they are.
+async fn told_of<T>(fetching: impl Future<Output = T>, progress: &Progress) -> T {
+    tokio::pin!(fetching);
+    let mut often = tokio::time::interval(progress::LOG_EVERY);
+    often.tick().await;
+    loop {
+        // cancel safety: the pull is polled in place, a tick that is lost comes again
+        tokio::select! {
+            fetched = &mut fetching => return fetched,
+            _ = often.tick() => progress.log(),
+        }
     }
 }
 

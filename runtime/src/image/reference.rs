@@ -184,21 +184,33 @@ impl fmt::Debug for Reference {
     }
 }
 
+/// Whether a name leaves open which registry it is about.
+pub(crate) fn is_short(text: &str) -> bool {
+    let name = text.split('@').next().unwrap_or(text);
+    !name.split_once('/').is_some_and(|(first, _)| is_domain(first))
+}
+
+/// Whether a name has neither tag nor digest.
+pub(crate) fn is_bare(text: &str) -> bool {
+    // before a slash, a colon is a port
+    !text.contains('@') && text.rfind(':').is_none_or(|colon| text[colon..].contains('/'))
+}
+
 /// The first component is a registry only when it cannot be a Docker Hub user: it has a dot, a port or capitals, or
 /// it is `localhost`.
 fn split_domain(name: &str) -> (String, String) {
     let (domain, path) = match name.split_once('/') {
-        Some((first, rest))
-            if first.contains(['.', ':']) || first == "localhost" || first.chars().any(|c| c.is_ascii_uppercase()) =>
-        {
-            (first, rest)
-        }
+        Some((first, rest)) if is_domain(first) => (first, rest),
         _ => (DEFAULT_DOMAIN, name),
     };
     let domain = if domain == "index.docker.io" { DEFAULT_DOMAIN } else { domain };
     let path =
         if domain == DEFAULT_DOMAIN && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
     (domain.to_owned(), path)
+}
+
+fn is_domain(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost" || first.chars().any(|c| c.is_ascii_uppercase())
 }
 
 fn valid_tag(tag: &str) -> bool {

@@ -5,17 +5,20 @@
 //! writers' disk work: they look at an index that is swapped under a short lock.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::error::ImageError;
 use super::model::{Image, ImageConfig};
 use super::reference::Reference;
 use super::rootfs::RootfsRecord;
-use crate::content::{ContentStore, Digest, Staged, disk};
+use crate::content::{ContentStore, Digest, Partials, Staged, disk};
 use crate::snapshot::Snapshots;
 
 const VERSION: u32 = 1;
@@ -116,10 +119,13 @@ pub(crate) struct Store {
     directory: PathBuf,
     pub(super) content: ContentStore,
     pub(super) snapshots: Snapshots,
+    pub(super) partials: Partials,
     index: RwLock<Index>,
     pub(super) containers: RwLock<HashMap<String, RootfsRecord>>,
     /// Held by whoever changes files; the value is the next generation.
     writer: Mutex<u64>,
+    /// Held as long as this store is open: a second one would sweep away what the first is about to write.
+    _lock: Flock<File>,
 }
 
 impl Store {
@@ -130,6 +136,7 @@ impl Store {
         for path in [&temporary, &directory] {
             std::fs::create_dir_all(path).map_err(ImageError::disk("create", path))?;
         }
+        let lock = lock(root)?;
         let unfinished = std::fs::read_dir(&temporary).map_err(ImageError::disk("list", &temporary))?;
         for entry in unfinished.flatten() {
             log::info!(path:% = entry.path().display(); "dropping what was not finished");
@@ -138,6 +145,8 @@ impl Store {
         let content = ContentStore::open(root, &temporary)
             .map_err(|source| ImageError::Content { reference: "the store".to_owned(), source })?;
         let snapshots = Snapshots::open(root, &temporary)?;
+        let partials = Partials::open(root).map_err(ImageError::disk("create", root.join("partial")))?;
+        partials.sweep(ORPHAN_AGE);
         let (index, generation) = load(&directory, &snapshots)?;
         let containers = super::rootfs::load(root)?;
         Ok(Store {
@@ -146,9 +155,11 @@ impl Store {
             directory,
             content,
             snapshots,
+            partials,
             index: RwLock::new(index),
             containers: RwLock::new(containers),
             writer: Mutex::new(generation),
+            _lock: lock,
         })
     }
 
@@ -203,6 +214,10 @@ impl Store {
         let mut generation = self.writer();
         for blob in staged {
             self.content.commit(blob).map_err(|source| ImageError::Content { reference: names.join(", "), source })?;
+        }
+        // what the record names is there before the record is, on every file system
+        for path in [self.snapshots.directory(), self.content.directory()] {
+            disk::sync_directory(path).map_err(ImageError::disk("sync", path))?;
         }
         if let Some(existing) = self.record(record.id) {
             record.names = existing.names;
@@ -270,6 +285,7 @@ impl Store {
     /// Takes out of the way what pulls left behind that never came to an end, once it is old: until then the next
     /// attempt continues from it. Returns what is left to delete.
     pub(crate) fn sweep_old(&self) -> Result<Vec<PathBuf>, ImageError> {
+        self.partials.sweep(ORPHAN_AGE);
         let _writer = self.writer();
         self.sweep_locked(ORPHAN_AGE)
     }
@@ -305,6 +321,17 @@ impl Store {
         let bytes = serde_json::to_vec(record).map_err(|source| ImageError::Record { path: path.clone(), source })?;
         disk::write_durably(&self.temporary, &path, &bytes).map_err(ImageError::disk("write", path))
     }
+}
+
+/// Takes the store for this process.
+fn lock(root: &Path) -> Result<Flock<File>, ImageError> {
+    let path = root.join("lock");
+    let file = File::options().write(true).create(true).truncate(false).open(&path);
+    let file = file.map_err(ImageError::disk("open", &path))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        Errno::EWOULDBLOCK => ImageError::Locked { path },
+        error => ImageError::disk("lock", path)(error.into()),
+    })
 }
 
 /// Reads all records. An image whose layers are not all here is not listed, so that the next pull repairs it.

@@ -7,7 +7,8 @@
 //!
 //! Every arrow blocks when it is full, so a slow disk slows the download and memory stays what it is.
 
-use std::io::{self, BufRead, Read};
+use std::fs::File;
+use std::io::{self, BufRead, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -17,7 +18,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::archive::ArchiveError;
+use super::archive::{ArchiveError, Listener as _};
+use super::recipe::Recipe;
 use super::unpack::{self, Unpacked};
 use super::{SnapshotError, Snapshots};
 use crate::content::{Digest, disk};
@@ -33,6 +35,8 @@ const ZSTD_WINDOW_LOG: u32 = 24;
 pub(crate) enum Feed {
     /// Compressed bytes, in order.
     Data(Bytes),
+    /// The same, from what an earlier download kept.
+    Kept(Bytes),
     /// That was all. A channel that closes without it means that the download failed.
     End,
 }
@@ -65,16 +69,17 @@ impl Drop for Temporary {
 }
 
 impl Snapshots {
-    /// Starts the workers for one layer.
+    /// Starts the workers for one layer. What is fed as new is also added to `kept`.
     pub(crate) fn start(
         &self,
         diff_id: Digest,
         limits: LayerLimits,
+        kept: Option<File>,
     ) -> (mpsc::Sender<Feed>, JoinHandle<Result<Built, SnapshotError>>) {
         let (feed, incoming) = mpsc::channel(PIECES);
         let (full, filled) = sync_channel(BUFFERS);
         let (empty, recycled) = sync_channel(BUFFERS);
-        tokio::task::spawn_blocking(move || decompress(incoming, &full, &recycled));
+        tokio::task::spawn_blocking(move || decompress(incoming, kept, &full, &recycled));
         let directory = disk::unique(self.temporary());
         let worker = tokio::task::spawn_blocking(move || build(directory, filled, empty, diff_id, limits));
         (feed, worker)
@@ -102,10 +107,20 @@ fn build(
         total: 0,
         limit: limits.bytes,
     };
-    let (unpacked, mut input) = unpack_into(&root, input, limits)?;
+    let (mut unpacked, mut input, mut recipe) = unpack_into(&root, input, limits, Recipe::create(&directory.0)?)?;
     // the digest covers what follows the end mark, too
-    let rest = io::copy(&mut input, &mut io::sink()).map_err(ArchiveError::Read).map_err(explain)?;
-    log::trace!(bytes = input.total, after_end = rest; "layer unpacked");
+    loop {
+        let rest = input.fill_buf().map_err(ArchiveError::Read).map_err(explain)?;
+        if rest.is_empty() {
+            break;
+        }
+        recipe.structure(rest);
+        let length = rest.len();
+        input.consume(length);
+    }
+    unpacked.bytes += recipe.finish(&directory.0)?.div_ceil(4096) * 4096;
+    unpacked.inodes += 1;
+    log::trace!(bytes = input.total; "layer unpacked");
     let actual = Digest::finish(input.hasher);
     if actual != diff_id {
         return Err(SnapshotError::DiffId { expected: diff_id, actual });
@@ -117,8 +132,9 @@ fn unpack_into(
     root: &Path,
     input: Uncompressed,
     limits: LayerLimits,
-) -> Result<(Unpacked, Uncompressed), SnapshotError> {
-    unpack::unpack(input, root, limits.entries).map_err(|error| match error {
+    recipe: Recipe,
+) -> Result<(Unpacked, Uncompressed, Recipe), SnapshotError> {
+    unpack::unpack(input, root, limits.entries, recipe).map_err(|error| match error {
         SnapshotError::Archive(error) => explain(error),
         other => other,
     })
@@ -154,8 +170,13 @@ impl Piece {
 }
 
 /// First thread: finds out how the layer is compressed, from its first bytes because media types are often wrong.
-fn decompress(incoming: mpsc::Receiver<Feed>, full: &SyncSender<io::Result<Piece>>, recycled: &Receiver<Vec<u8>>) {
-    let mut input = Downloaded { incoming, current: Bytes::new(), ended: false };
+fn decompress(
+    incoming: mpsc::Receiver<Feed>,
+    kept: Option<File>,
+    full: &SyncSender<io::Result<Piece>>,
+    recycled: &Receiver<Vec<u8>>,
+) {
+    let mut input = Downloaded { incoming, kept, current: Bytes::new(), ended: false };
     let result = match input.magic() {
         Ok(magic) if magic.starts_with(&[0x1f, 0x8b]) => pump(&mut MultiGzDecoder::new(&mut input), full, recycled),
         Ok(magic) if is_zstd(&magic) => zstd_decoder(&mut input).and_then(|mut zstd| pump(&mut zstd, full, recycled)),
@@ -223,6 +244,8 @@ fn forward(input: &mut Downloaded, full: &SyncSender<io::Result<Piece>>) -> io::
 /// The download as a reader.
 struct Downloaded {
     incoming: mpsc::Receiver<Feed>,
+    /// Where a copy goes.
+    kept: Option<File>,
     current: Bytes,
     ended: bool,
 }
@@ -248,7 +271,14 @@ impl BufRead for Downloaded {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.current.is_empty() && !self.ended {
             match self.incoming.blocking_recv() {
-                Some(Feed::Data(bytes)) => self.current = bytes,
+                Some(Feed::Kept(bytes)) => self.current = bytes,
+                Some(Feed::Data(bytes)) => {
+                    // without a copy it works as well, only not after a crash
+                    if self.kept.as_mut().is_some_and(|kept| kept.write_all(&bytes).is_err()) {
+                        self.kept = None;
+                    }
+                    self.current = bytes;
+                }
                 Some(Feed::End) => self.ended = true,
                 None => return Err(io::Error::other(SnapshotError::Stopped)),
             }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pipeline::Temporary;
 use super::sync::GroupSync;
-use super::{Built, SnapshotError, settle};
+use super::{Built, SnapshotError, recipe, settle};
 use crate::content::{Digest, disk};
 
 const VERSION: u32 = 1;
@@ -75,9 +75,30 @@ pub(crate) struct Settled {
 pub struct Snapshots {
     directory: PathBuf,
     temporary: PathBuf,
-    layers: RwLock<HashMap<Digest, LayerRecord>>,
+    layers: RwLock<Layers>,
     pins: Arc<Mutex<HashMap<Digest, usize>>>,
     syncing: GroupSync,
+}
+
+/// The records, and the sum of what they use: nobody has to add it up.
+#[derive(Debug, Default)]
+struct Layers {
+    records: HashMap<Digest, LayerRecord>,
+    used: (u64, u64),
+}
+
+impl Layers {
+    fn insert(&mut self, record: LayerRecord) {
+        self.remove(&record.chain_id);
+        self.used = (self.used.0 + record.bytes, self.used.1 + record.inodes);
+        self.records.insert(record.chain_id, record);
+    }
+
+    fn remove(&mut self, id: &Digest) {
+        if let Some(record) = self.records.remove(id) {
+            self.used = (self.used.0.saturating_sub(record.bytes), self.used.1.saturating_sub(record.inodes));
+        }
+    }
 }
 
 /// Keeps snapshots from being swept while a pull counts on them. Released when dropped.
@@ -106,14 +127,14 @@ impl Snapshots {
     pub fn open(root: &Path, temporary: &Path) -> Result<Snapshots, SnapshotError> {
         let directory = root.join("snapshots");
         std::fs::create_dir_all(&directory).map_err(SnapshotError::disk("create", &directory))?;
-        let mut layers = HashMap::new();
+        let mut layers = Layers::default();
         let listing = std::fs::read_dir(&directory).map_err(SnapshotError::disk("list", &directory))?;
         for entry in listing {
             let entry = entry.map_err(SnapshotError::disk("list", &directory))?;
             let Ok(chain_id) = Digest::from_hex(&entry.file_name().to_string_lossy()) else { continue };
             match read_record(&entry.path()) {
                 Some(record) if record.chain_id == chain_id && record.version <= VERSION => {
-                    layers.insert(chain_id, record);
+                    layers.insert(record);
                 }
                 _ => {
                     // committed layers are synced before they get their name, so this disk has lost something;
@@ -148,18 +169,31 @@ impl Snapshots {
 
     /// Whether a snapshot is here.
     pub fn contains(&self, chain_id: Digest) -> bool {
-        self.layers.read().unwrap_or_else(PoisonError::into_inner).contains_key(&chain_id)
+        self.layers.read().unwrap_or_else(PoisonError::into_inner).records.contains_key(&chain_id)
+    }
+
+    /// Writes the archive that a layer was unpacked from; the number of bytes.
+    pub(crate) fn archive(
+        &self,
+        chain_id: Digest,
+        output: Option<&mut dyn std::io::Write>,
+    ) -> Result<u64, SnapshotError> {
+        recipe::replay(&self.directory.join(chain_id.hex()), output)
+    }
+
+    /// What the archive of a layer has to hash to.
+    pub(crate) fn diff_id(&self, chain_id: Digest) -> Option<Digest> {
+        self.layers.read().unwrap_or_else(PoisonError::into_inner).records.get(&chain_id).map(|layer| layer.diff_id)
     }
 
     /// Every snapshot.
     pub fn list(&self) -> Vec<LayerRecord> {
-        self.layers.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.layers.read().unwrap_or_else(PoisonError::into_inner).records.values().cloned().collect()
     }
 
     /// Bytes and inodes of all snapshots.
     pub fn usage(&self) -> (u64, u64) {
-        let layers = self.layers.read().unwrap_or_else(PoisonError::into_inner);
-        layers.values().fold((0, 0), |(bytes, inodes), layer| (bytes + layer.bytes, inodes + layer.inodes))
+        self.layers.read().unwrap_or_else(PoisonError::into_inner).used
     }
 
     /// Protects a chain from [`Snapshots::sweep`], whether its layers exist yet or not.
@@ -216,7 +250,7 @@ impl Snapshots {
         std::fs::rename(&directory.0, &target).map_err(SnapshotError::disk("commit", &target))?;
         // renamed: there is nothing left to clean up
         directory.0 = PathBuf::new();
-        self.layers.write().unwrap_or_else(PoisonError::into_inner).insert(record.chain_id, record);
+        self.layers.write().unwrap_or_else(PoisonError::into_inner).insert(record);
         Ok(())
     }
 
@@ -226,7 +260,7 @@ impl Snapshots {
         let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
         let unneeded: Vec<Digest> =
-            layers.keys().copied().filter(|id| !needed.contains(id) && !pins.contains_key(id)).collect();
+            layers.records.keys().copied().filter(|id| !needed.contains(id) && !pins.contains_key(id)).collect();
         let mut aside = Vec::with_capacity(unneeded.len());
         for id in unneeded {
             let path = self.directory.join(id.hex());

@@ -18,6 +18,7 @@ use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
 use super::archive::{Archive, Entry, Extent, Kind};
 use super::attributes::{self, Attributes};
+use super::recipe::Recipe;
 use super::tree::{Components, Dir, Tree, components, join, show};
 use super::{SnapshotError, measure};
 
@@ -67,10 +68,14 @@ impl Unpacked {
 }
 
 /// Unpacks a whole archive into the empty directory `root`. The reader is left behind the archive's end mark.
-pub(super) fn unpack<R: BufRead>(input: R, root: &Path, max_entries: u64) -> Result<(Unpacked, R), SnapshotError> {
+pub(super) fn unpack<R: BufRead>(
+    input: R,
+    root: &Path,
+    max_entries: u64,
+    recipe: Recipe,
+) -> Result<(Unpacked, R, Recipe), SnapshotError> {
     let mut unpacker = Unpacker { tree: Tree::open(root)?, result: Unpacked::default(), root_given: false };
-    unpacker.result.count(FS_BLOCK);
-    let mut archive = Archive::new(input);
+    let mut archive = Archive::with_listener(input, recipe);
     let mut entries = 0;
     while let Some(entry) = archive.next_entry()? {
         entries += 1;
@@ -82,7 +87,8 @@ pub(super) fn unpack<R: BufRead>(input: R, root: &Path, max_entries: u64) -> Res
     if !unpacker.root_given {
         unpacker.result.implied.push(Vec::new());
     }
-    Ok((unpacker.result, archive.into_inner()))
+    let (input, recipe) = archive.into_inner();
+    Ok((unpacker.result, input, recipe))
 }
 
 struct Unpacker {
@@ -92,7 +98,7 @@ struct Unpacker {
 }
 
 impl Unpacker {
-    fn apply<R: BufRead>(&mut self, entry: &Entry, archive: &mut Archive<R>) -> Result<(), SnapshotError> {
+    fn apply<R: BufRead>(&mut self, entry: &Entry, archive: &mut Archive<R, Recipe>) -> Result<(), SnapshotError> {
         let parts = components(&entry.path)?;
         let Some((name, parents)) = parts.split_last() else {
             return self.root(entry);
@@ -212,7 +218,7 @@ impl Unpacker {
         entry: &Entry,
         size: u64,
         extents: Option<&[Extent]>,
-        archive: &mut Archive<R>,
+        archive: &mut Archive<R, Recipe>,
     ) -> Result<(), SnapshotError> {
         let path = self.tree.path_of(dir, name);
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -221,7 +227,9 @@ impl Unpacker {
             self.create(dir, name, open).map_err(|error| SnapshotError::disk("create", &path)(error.into()))?;
         let mut file = File::from(fd);
         let whole = [Extent { offset: 0, length: size }];
-        let written = write_data(&mut file, archive, extents.unwrap_or(&whole), size, &path)?;
+        let extents = extents.unwrap_or(&whole);
+        archive.listener().file(&join(&dir.path, name), extents);
+        let written = write_data(&mut file, archive, extents, size, &path)?;
         attributes::set(file.as_fd(), &path, &Attributes::of(entry))?;
         attributes::set_times(file.as_fd(), &path, entry.mtime)?;
         self.result.count(written);
@@ -310,7 +318,7 @@ impl Unpacker {
 /// Writes a file's data, leaving holes where there is none or only zeros. Returns what takes space.
 fn write_data<R: BufRead>(
     file: &mut File,
-    archive: &mut Archive<R>,
+    archive: &mut Archive<R, Recipe>,
     extents: &[Extent],
     size: u64,
     path: &Path,

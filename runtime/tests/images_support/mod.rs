@@ -2,7 +2,10 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "only tests use this")]
 
+pub mod power;
 pub mod proxy;
+pub mod throttle;
+pub mod trees;
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
@@ -26,6 +29,8 @@ pub enum Access {
     Basic,
     /// HTTPS with the certificate and key that lie in this directory as `server.pem` and `server.key`.
     Tls(PathBuf),
+    /// The same, and clients have to show a certificate of the authority `ca.pem`.
+    MutualTls(PathBuf),
 }
 
 /// Debian's docker-registry on a port of its own.
@@ -61,9 +66,12 @@ impl Registry {
         });
         match &access {
             Access::Open => {}
-            Access::Tls(files) => {
+            Access::Tls(files) | Access::MutualTls(files) => {
                 config["http"]["tls"] =
                     json!({ "certificate": files.join("server.pem"), "key": files.join("server.key") });
+                if matches!(access, Access::MutualTls(_)) {
+                    config["http"]["tls"]["clientcas"] = json!([files.join("ca.pem")]);
+                }
             }
             Access::Basic => {
                 std::fs::write(dir.path().join("htpasswd"), HTPASSWD).unwrap();
@@ -81,7 +89,12 @@ impl Registry {
             .stdin(Stdio::null())
             .spawn()
             .expect("docker-registry must be installed");
-        let client = reqwest::Client::builder().tls_danger_accept_invalid_certs(true);
+        let mut client = reqwest::Client::builder().tls_danger_accept_invalid_certs(true);
+        if let Access::MutualTls(files) = &access {
+            let mut pem = std::fs::read(files.join("client.pem")).unwrap();
+            pem.extend(std::fs::read(files.join("client.key")).unwrap());
+            client = client.identity(reqwest::Identity::from_pem(&pem).unwrap());
+        }
         let mut registry =
             Registry { process, host: format!("127.0.0.1:{port}"), dir, client: client.build().unwrap(), access };
         registry.wait_until_ready().await;
@@ -101,7 +114,7 @@ impl Registry {
     }
 
     fn scheme(&self) -> &'static str {
-        if matches!(self.access, Access::Tls(_)) { "https" } else { "http" }
+        if matches!(self.access, Access::Tls(_) | Access::MutualTls(_)) { "https" } else { "http" }
     }
 
     fn request(&self, method: reqwest::Method, url: &str) -> reqwest::RequestBuilder {
@@ -290,7 +303,7 @@ pub fn leftovers(root: &Path) -> Vec<String> {
         let entries = std::fs::read_dir(root.join(path)).unwrap();
         entries.map(|entry| format!("{path}/{}", entry.unwrap().file_name().display())).collect::<Vec<_>>()
     };
-    ["tmp", "images", "content/sha256", "snapshots"].iter().flat_map(|path| list(path)).collect()
+    ["tmp", "images", "content/sha256", "snapshots", "partial"].iter().flat_map(|path| list(path)).collect()
 }
 
 /// True when tests may chown and mknod; says so loudly otherwise.

@@ -22,6 +22,8 @@ pub struct Seen {
 pub enum Answer {
     /// What the registry behind says.
     Forward,
+    /// The same, as if no range had been asked for.
+    ForwardWhole,
     /// This instead.
     Instead(Response<Full<Bytes>>),
     /// The registry's answer with another body.
@@ -119,6 +121,9 @@ async fn answer(
     let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
     let mut forwarded = client.get(format!("http://{behind}{}", seen.path));
     for (name, value) in [("accept", accept), ("range", seen.range), ("authorization", seen.authorization)] {
+        if name == "range" && matches!(decided, Answer::ForwardWhole) {
+            continue;
+        }
         if let Some(value) = value {
             forwarded = forwarded.header(name, value);
         }

@@ -1,12 +1,15 @@
 //! Images: pulls of all kinds, and what is known of an image afterwards.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use nodeagent_cri_api::{AuthConfig, Image as Known, ImageFsInfoRequest};
+use nodeagent_tests::daemon::binaries;
 use nodeagent_tests::image::{Dialect, Image, push_index};
+use nodeagent_tests::outside::run;
 use nodeagent_tests::registry::{PASSWORD, Registry, USER};
-use serde_json::json;
+use serde_json::{Value, json};
 use tonic::Code;
 
 use crate::node::{Node, refused};
@@ -30,6 +33,12 @@ pub fn add(suite: &mut Suite) {
     suite.add("image: user and size are reported", attributes);
     suite.add("image: ImageFsInfo knows where images are and what they take", fs_info);
     suite.add("image: twenty pulls at once of one image are one download", joined);
+    suite.add_own("image: the command line works through the running daemon, and beside a stopped one", command_line);
+    suite.add_with(
+        "image: what the configuration pins is said to be pinned",
+        "[images]\npinned = [\"*/pinned\"]\n",
+        pinned,
+    );
 }
 
 type Shared = std::sync::Arc<Node>;
@@ -292,5 +301,51 @@ async fn joined(node: Shared) -> Result<()> {
     let layer = pushed.layers.last().context("no layer")?;
     let downloads = registry.logged(&["GET", "/blobs/", layer.trim_start_matches("sha256:")]);
     ensure!(downloads <= 1, "the layer was downloaded {downloads} times");
+    Ok(())
+}
+
+/// `nodeagent-runtime --config … image --json …`
+fn image_command(config: &Path, arguments: &[&str]) -> Result<Value> {
+    let mut all = vec!["--config", config.to_str().context("path")?, "image", "--json"];
+    all.extend(arguments);
+    let answer = run(binaries()?.join("nodeagent-runtime"), all)?.ok("nodeagent-runtime image")?;
+    serde_json::from_str(&answer).with_context(|| answer)
+}
+
+async fn command_line(node: Shared) -> Result<()> {
+    let config = node.own()?.lock().await.directory().join("runtime.toml");
+    let registry = node.world.open()?;
+    let pushed = Image::busybox()?.layer(&[("by", "command")])?.push(&registry, "command", "1")?;
+    let name = registry.reference("command:1");
+    let pulled = image_command(&config, &["pull", &name])?;
+    ensure!(pulled["id"] == json!(pushed.id), "{pulled}");
+    ensure!(known(&node, &name).await?.id == pushed.id, "the daemon does not know what its command pulled");
+    let explained = image_command(&config, &["explain", &name])?;
+    let url = explained["candidates"][0]["endpoints"][0]["url"].as_str().unwrap_or_default().to_owned();
+    ensure!(url.ends_with("/v2/command/manifests/1"), "{explained}");
+    let archive = node.pods().join("command.tar");
+    image_command(&config, &["export", "-o", archive.to_str().context("path")?, &pushed.id])?;
+    image_command(&config, &["rm", &name])?;
+    ensure!(node.image_status(&name).await?.is_none(), "removed, and still there");
+
+    // the same without a daemon, in its store
+    node.own()?.lock().await.stop()?;
+    let imported = image_command(&config, &["import", archive.to_str().context("path")?])?;
+    ensure!(imported[0]["id"] == json!(pushed.id) && imported[0]["tags"] == json!([name]), "{imported}");
+    node.own()?.lock().await.resume()?;
+    let listed = image_command(&config, &["list"])?;
+    ensure!(listed.as_array().is_some_and(|images| images.iter().any(|one| one["id"] == json!(pushed.id))), "{listed}");
+    ensure!(known(&node, &name).await?.id == pushed.id, "imported, and unknown to the daemon");
+    Ok(fs::remove_file(archive)?)
+}
+
+async fn pinned(node: Shared) -> Result<()> {
+    let registry = node.world.open()?;
+    for (repository, expected) in [("pinned", true), ("loose", false)] {
+        Image::busybox()?.set("Labels", json!({"case": repository})).push(&registry, repository, "1")?;
+        let reference = registry.reference(&format!("{repository}:1"));
+        node.pull(&reference).await?;
+        ensure!(known(&node, &reference).await?.pinned == expected, "{repository}");
+    }
     Ok(())
 }

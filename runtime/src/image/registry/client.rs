@@ -76,3 +76,11 @@ impl Clients {
         builder.build().map_err(RegistryError::Client)
     }
 }
+
+/// The proxy that a request to `url` takes, as the environment says and the client decides; without its password.
+pub(crate) fn proxy_for(url: &str) -> Option<String> {
+    let matcher = hyper_util::client::proxy::matcher::Matcher::from_env();
+    let intercept = matcher.intercept(&url.parse().ok()?)?;
+    let uri = intercept.uri();
+    Some(format!("{}://{}", uri.scheme_str()?, uri.authority()?.as_str().rsplit('@').next()?))
+}

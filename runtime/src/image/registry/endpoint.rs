@@ -26,11 +26,29 @@ pub(crate) struct Endpoint {
     pub insecure: bool,
     /// The registry that the reference names; unnamed credentials are for it alone.
     pub origin: bool,
+    /// Which piece of configuration led here, for explanations.
+    pub why: String,
 }
 
 impl Endpoint {
+    /// A host that no configuration is about.
+    pub(super) fn plain(host: &str) -> Endpoint {
+        Endpoint {
+            host: host.to_owned(),
+            base: String::new(),
+            repository: String::new(),
+            http: false,
+            tls: Tls::default(),
+            headers: Vec::new(),
+            namespace: None,
+            insecure: false,
+            origin: false,
+            why: String::new(),
+        }
+    }
+
     /// Plain HTTP may be tried: configured so, or the traffic does not leave this machine.
-    pub(super) fn may_use_http(&self) -> bool {
+    pub(crate) fn may_use_http(&self) -> bool {
         self.http || self.insecure || is_loopback(&self.host)
     }
 }
@@ -39,7 +57,7 @@ impl Endpoint {
 pub(crate) fn resolve(reference: &Reference, config: &ImagesConfig) -> Result<Vec<Endpoint>, RegistryError> {
     let mut registries = config.registries.clone();
     if let Some(path) = &config.registries_conf {
-        let theirs = conf::load(path)?;
+        let theirs = conf::load(path)?.registries;
         registries
             .extend(theirs.into_iter().filter(|entry| config.registries.iter().all(|own| own.prefix != entry.prefix)));
     }
@@ -70,28 +88,29 @@ fn by_hosts(reference: &Reference, hosts: Vec<Host>) -> Vec<Endpoint> {
             headers: host.headers,
             insecure: false,
             origin: host.origin,
+            why: host.why,
         })
         .collect()
 }
 
 /// The places where a reference is looked for, in order.
-fn endpoints(reference: &Reference, registries: &[RegistryConfig]) -> Result<Vec<Endpoint>, RegistryError> {
+pub(super) fn endpoints(reference: &Reference, registries: &[RegistryConfig]) -> Result<Vec<Endpoint>, RegistryError> {
     let name = reference.name();
     let config = registries
         .iter()
         .filter(|config| matches(&config.prefix, &name))
         .max_by_key(|config| config.prefix.trim_start_matches("*.").len());
     let Some(config) = config else {
-        return Ok(vec![endpoint(&name, false, true, reference)?]);
+        let why = "the registry itself; no configuration names it".to_owned();
+        return Ok(vec![Endpoint { origin: true, why, ..endpoint(&name, false, reference)? }]);
     };
+    let file = config.defined_in.as_ref().map_or("the daemon's configuration".to_owned(), |p| p.display().to_string());
+    let entry = format!("[[registry]] with prefix {:?} in {file}", config.prefix);
     let mut found = Vec::new();
     for mirror in config.mirrors.iter().filter(|mirror| serves(mirror, reference)) {
-        found.push(endpoint(
-            &rewritten(&name, &config.prefix, Some(&mirror.location)),
-            mirror.insecure,
-            false,
-            reference,
-        )?);
+        let place = rewritten(&name, &config.prefix, Some(&mirror.location));
+        let why = format!("mirror of {entry}");
+        found.push(Endpoint { why, ..endpoint(&place, mirror.insecure, reference)? });
     }
     if config.blocked {
         // mirrors of a blocked registry are still fine, that is how air-gapped nodes are set up
@@ -100,12 +119,9 @@ fn endpoints(reference: &Reference, registries: &[RegistryConfig]) -> Result<Vec
         }
         return Ok(found);
     }
-    found.push(endpoint(
-        &rewritten(&name, &config.prefix, config.location.as_deref()),
-        config.insecure,
-        true,
-        reference,
-    )?);
+    let place = rewritten(&name, &config.prefix, config.location.as_deref());
+    let why = if config.location.is_some() { format!("location of {entry}") } else { entry };
+    found.push(Endpoint { origin: true, why, ..endpoint(&place, config.insecure, reference)? });
     Ok(found)
 }
 
@@ -136,7 +152,7 @@ fn rewritten(name: &str, prefix: &str, location: Option<&str>) -> String {
     format!("{location}{rest}")
 }
 
-fn endpoint(name: &str, insecure: bool, origin: bool, reference: &Reference) -> Result<Endpoint, RegistryError> {
+fn endpoint(name: &str, insecure: bool, reference: &Reference) -> Result<Endpoint, RegistryError> {
     let bad = || RegistryError::Address { location: name.to_owned(), reference: reference.to_string() };
     let (host, repository) = name.split_once('/').ok_or_else(bad)?;
     if host.is_empty() || repository.is_empty() || host.contains(['@', '?', '#', '\\', ' ']) {
@@ -153,7 +169,8 @@ fn endpoint(name: &str, insecure: bool, origin: bool, reference: &Reference) -> 
         headers: Vec::new(),
         namespace: None,
         insecure,
-        origin,
+        origin: false,
+        why: String::new(),
     })
 }
 
@@ -177,6 +194,7 @@ mod tests {
             location: location.map(str::to_owned),
             insecure: false,
             blocked: false,
+            defined_in: None,
             mirrors: mirrors
                 .iter()
                 .map(|at| MirrorConfig { location: (*at).into(), insecure: true, pull_from: PullFrom::All })

@@ -57,6 +57,20 @@ pub enum RegistryError {
         #[source]
         source: reqwest::Error,
     },
+    /// Something comes, but far too slowly.
+    #[error("registry {registry} sends blob {digest} of {reference} too slowly: less than {least} bytes in {time:?}")]
+    Stalled {
+        /// Who was asked.
+        registry: String,
+        /// The image.
+        reference: String,
+        /// The blob.
+        digest: Digest,
+        /// Bytes that would have been enough.
+        least: u64,
+        /// For how long it was watched.
+        time: Duration,
+    },
     /// An answer that says no.
     #[error("registry {registry} answered HTTP {status} for {reference}{}", after_colon(detail))]
     Status {
@@ -185,6 +199,7 @@ impl RegistryError {
             | RegistryError::Status { .. }
             | RegistryError::Token { .. }
             | RegistryError::Redirect { .. }
+            | RegistryError::Stalled { .. }
             | RegistryError::Overloaded { .. } => ErrorCode::RegistryUnavailable,
         }
     }

@@ -30,6 +30,8 @@ pub(crate) struct Host {
     pub headers: Vec<(String, String)>,
     /// The registry itself and not a copy.
     pub origin: bool,
+    /// For explanations.
+    pub why: String,
 }
 
 /// The places for a registry, in order; `None` when no directory says anything about it.
@@ -84,7 +86,7 @@ fn directory_names(host: &str) -> Vec<String> {
     }
 }
 
-fn parse(text: &str, path: &Path, registry: &str) -> Result<Vec<Host>, ConfError> {
+pub(super) fn parse(text: &str, path: &Path, registry: &str) -> Result<Vec<Host>, ConfError> {
     let table: toml::Table =
         toml::from_str(text).map_err(|source| ConfError::Parse { path: path.to_owned(), source: Box::new(source) })?;
     let reader = Reader { path };
@@ -161,7 +163,9 @@ impl Reader<'_> {
                 .collect(),
             client: self.client(table)?,
         };
-        Ok(Some(Host { http, host, base, resolve: capabilities.contains(&"resolve"), tls, headers, origin }))
+        let place = if origin { "server".to_owned() } else { format!("[host.{url:?}]") };
+        let why = format!("{place} in {}", self.path.display());
+        Ok(Some(Host { http, host, base, resolve: capabilities.contains(&"resolve"), tls, headers, origin, why }))
     }
 
     /// `"both.pem"`, `["both.pem"]` or `[["cert.pem", "key.pem"]]`; the first one counts.

@@ -11,23 +11,29 @@ mod conf;
 mod endpoint;
 mod error;
 mod hosts;
+mod ranges;
 mod request;
 mod token;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Semaphore;
+
 pub(crate) use blob::Blob;
 pub use conf::ConfError;
+pub(crate) use conf::{Conf, load as load_conf, text as conf_text};
 pub use error::RegistryError;
 
 use client::Clients;
-use endpoint::Endpoint;
+pub(crate) use client::proxy_for;
+pub(crate) use endpoint::{Endpoint, resolve};
 use request::Place;
 
 use super::auth_file;
 use super::config::{ImagesConfig, Timeouts};
 use super::credentials::Credentials;
+use super::error::ErrorCode;
 use super::manifest::ACCEPT;
 use super::reference::Reference;
 use crate::content::Digest;
@@ -40,13 +46,15 @@ const MAX_MANIFEST: u64 = 4 << 20;
 pub(crate) struct Registry {
     clients: Clients,
     timeouts: Timeouts,
+    /// Parts of blobs in memory.
+    parts: Arc<Semaphore>,
     /// Hosts that turned out to speak plain HTTP.
     plain: Mutex<HashSet<String>>,
 }
 
 impl Registry {
     pub(crate) fn new(timeouts: Timeouts) -> Registry {
-        Registry { clients: Clients::new(timeouts), timeouts, plain: Mutex::default() }
+        Registry { clients: Clients::new(timeouts), timeouts, parts: ranges::allowed(), plain: Mutex::default() }
     }
 
     /// Prepares for one image.
@@ -201,6 +209,60 @@ impl Session {
         })
     }
 
+    /// The manifest of a tag beside the one that was asked for; `None` where nobody has it.
+    pub(crate) async fn tagged(&self, tag: &str) -> Result<Option<Vec<u8>>, RegistryError> {
+        let mut failed = None;
+        for place in &self.places {
+            match self.manifest_from(place, tag, None).await {
+                Ok(fetched) => return Ok(Some(fetched.bytes)),
+                Err(error) if error.code() == ErrorCode::NotFound => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(None), Err)
+    }
+
+    /// A small document from anywhere, without credentials; `None` where there is none.
+    pub(crate) async fn signature(&self, url: &str, limit: u64) -> Result<Option<Vec<u8>>, RegistryError> {
+        let address = |location: &str| RegistryError::Address {
+            location: location.to_owned(),
+            reference: self.reference.to_string(),
+        };
+        let parsed = reqwest::Url::parse(url).map_err(|_| address(url))?;
+        let host = parsed.host_str().ok_or_else(|| address(url))?.to_owned();
+        let endpoint = Endpoint::plain(&host);
+        let client = self.registry.client(&endpoint)?;
+        let place = Arc::new(Place::new(endpoint, None));
+        let response = client.get(parsed).send().await.map_err(|source| self.unreachable(&place, source))?;
+        if response.status() == reqwest::StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        if !response.status().is_success() {
+            return Err(self.refused(&place, response).await);
+        }
+        self.body(&place, response, "signature", limit).await.map(Some)
+    }
+
+    /// Who may hold parts of blobs in memory.
+    fn parts(&self) -> Arc<Semaphore> {
+        self.registry.parts.clone()
+    }
+
+    fn stalled(&self, place: &Place, digest: Digest) -> RegistryError {
+        RegistryError::Stalled {
+            registry: place.endpoint.host.clone(),
+            reference: self.reference.to_string(),
+            digest,
+            least: blob::LEAST,
+            time: self.stall(),
+        }
+    }
+
+    /// How long a server may keep us waiting.
+    fn stall(&self) -> std::time::Duration {
+        self.registry.timeouts.stall
+    }
+
     /// How many places there are to ask.
     pub(crate) fn places(&self) -> usize {
         self.places.len()
@@ -247,4 +309,15 @@ impl Session {
             source: source.without_url(),
         }
     }
+}
+
+/// Parses text as `registries.conf` and as `hosts.toml`, and resolves a reference by the former.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_configuration(text: &str, path: &std::path::Path) {
+    if let Ok(file) = conf::parse(text, path)
+        && let Ok(reference) = Reference::parse("docker.io/library/busybox:1")
+    {
+        let _ = endpoint::endpoints(&reference, &file.registries);
+    }
+    let _ = hosts::parse(text, path, "registry.example:5000");
 }

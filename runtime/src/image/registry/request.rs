@@ -16,6 +16,9 @@ const MAX_REDIRECTS: usize = 5;
 const MAX_FAILURES: u32 = 3;
 const MAX_ERROR_BODY: u64 = 16 << 10;
 
+/// First byte and, if it is not the end, last byte.
+pub(super) type Range = (u64, Option<u64>);
+
 /// A registry or mirror, and what it wants to see.
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -44,14 +47,14 @@ impl Session {
         place: &Arc<Place>,
         path: &str,
         accept: Option<&str>,
-        from: Option<u64>,
+        range: Option<Range>,
     ) -> Result<Response, RegistryError> {
         let started = Instant::now();
         let mut failures = 0;
         let mut renewed = false;
         loop {
             let authorization = place.authorization();
-            let response = match self.follow(place, path, accept, from, authorization.as_ref()).await {
+            let response = match self.follow(place, path, accept, range, authorization.as_ref()).await {
                 Ok(response) => response,
                 Err(RegistryError::Unreachable { source, .. }) if self.fall_back_to_http(place, &source) => continue,
                 Err(error @ RegistryError::Unreachable { .. }) => {
@@ -101,7 +104,7 @@ impl Session {
         place: &Place,
         path: &str,
         accept: Option<&str>,
-        from: Option<u64>,
+        range: Option<Range>,
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, RegistryError> {
         let endpoint = &place.endpoint;
@@ -122,8 +125,9 @@ impl Session {
             if let Some(accept) = accept {
                 request = request.header(ACCEPT, accept);
             }
-            if let Some(from) = from {
-                request = request.header(RANGE, format!("bytes={from}-"));
+            if let Some((first, last)) = range {
+                let last = last.map_or(String::new(), |last| last.to_string());
+                request = request.header(RANGE, format!("bytes={first}-{last}"));
             }
             if same_origin(&start, &url) {
                 // what the configuration adds may be as secret as a password
@@ -203,7 +207,7 @@ impl Session {
     }
 
     /// The error for an answer that will not get better.
-    async fn refused(&self, place: &Place, response: Response) -> RegistryError {
+    pub(super) async fn refused(&self, place: &Place, response: Response) -> RegistryError {
         let status = response.status().as_u16();
         let body = self.body(place, response, "error", MAX_ERROR_BODY).await.unwrap_or_default();
         RegistryError::Status {

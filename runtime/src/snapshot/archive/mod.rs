@@ -10,7 +10,7 @@ mod sparse;
 
 use std::io;
 
-pub(crate) use reader::Archive;
+pub(crate) use reader::{Archive, Listener};
 
 /// Something in an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]

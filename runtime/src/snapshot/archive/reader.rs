@@ -10,9 +10,20 @@ use super::{ArchiveError, Entry, Extent, Kind};
 /// Extended headers and long names; Linux limits an extended attribute to 64 KiB and a path to 4 KiB.
 const MAX_EXTENSION: u64 = 1 << 20;
 
+/// Hears every byte of an archive that is not the data of a file, in order: headers, padding, end marks.
+pub(crate) trait Listener {
+    /// Some of these bytes.
+    fn structure(&mut self, bytes: &[u8]);
+}
+
+impl Listener for () {
+    fn structure(&mut self, _: &[u8]) {}
+}
+
 /// An archive that is read once, from front to back.
-pub(crate) struct Archive<R> {
+pub(crate) struct Archive<R, L = ()> {
     input: R,
+    listener: L,
     position: u64,
     /// Data of the current entry that nobody has read yet.
     remaining: u64,
@@ -21,13 +32,26 @@ pub(crate) struct Archive<R> {
 }
 
 impl<R: BufRead> Archive<R> {
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn new(input: R) -> Archive<R> {
-        Archive { input, position: 0, remaining: 0, padding: 0, global: Pax::default() }
+        Archive::with_listener(input, ())
+    }
+}
+
+impl<R: BufRead, L: Listener> Archive<R, L> {
+    /// Reads an archive and tells `listener` what it is made of.
+    pub(crate) fn with_listener(input: R, listener: L) -> Archive<R, L> {
+        Archive { input, listener, position: 0, remaining: 0, padding: 0, global: Pax::default() }
     }
 
-    /// What comes after the archive's end mark.
-    pub(crate) fn into_inner(self) -> R {
-        self.input
+    /// What comes after the archive's end mark, and who listened.
+    pub(crate) fn into_inner(self) -> (R, L) {
+        (self.input, self.listener)
+    }
+
+    /// Who listens.
+    pub(crate) fn listener(&mut self) -> &mut L {
+        &mut self.listener
     }
 
     /// The next entry, skipping what is left of the current one; `None` at the end.
@@ -203,6 +227,7 @@ impl<R: BufRead> Archive<R> {
             let length = data.len();
             self.consume(length);
         }
+        self.listener.structure(&bytes);
         self.skip(self.padding)?;
         self.padding = 0;
         Ok(bytes)
@@ -223,19 +248,21 @@ impl<R: BufRead> Archive<R> {
             self.position += length as u64;
             filled += length;
         }
+        self.listener.structure(&block);
         Ok(Some(block))
     }
 
     fn skip(&mut self, mut bytes: u64) -> Result<(), ArchiveError> {
         while bytes > 0 {
-            let available = fill(&mut self.input)?.len() as u64;
-            if available == 0 {
+            let available = fill(&mut self.input)?;
+            if available.is_empty() {
                 return Err(ArchiveError::Truncated { at: self.position });
             }
-            let length = available.min(bytes);
-            self.input.consume(usize::try_from(length).unwrap_or(usize::MAX));
-            self.position += length;
-            bytes -= length;
+            let length = available.len().min(usize::try_from(bytes).unwrap_or(usize::MAX));
+            self.listener.structure(&available[..length]);
+            self.input.consume(length);
+            self.position += length as u64;
+            bytes -= length as u64;
         }
         Ok(())
     }
