@@ -28,7 +28,7 @@ async fn an_exported_image_comes_back_with_its_id_names_and_layers() {
     let dir = tempfile::tempdir().unwrap();
     let (_registry, images, image, name) = pulled(dir.path()).await;
     let (archive, layout) = (dir.path().join("image.tar"), dir.path().join("layout"));
-    images.export(&[name.clone()], &archive, Format::Archive).await.unwrap();
+    images.export(std::slice::from_ref(&name), &archive, Format::Archive).await.unwrap();
     images.export(&[image.id()], &layout, Format::Directory).await.unwrap();
     let compressed = dir.path().join("image.tar.gz");
     std::fs::write(&compressed, gzip(&std::fs::read(&archive).unwrap())).unwrap();
@@ -36,14 +36,14 @@ async fn an_exported_image_comes_back_with_its_id_names_and_layers() {
         let other = open(&dir.path().join(format!("other-{number}"))).await;
         let came = other.import(path, None).await.unwrap();
         assert_eq!((came.len(), came[0].id.clone()), (1, image.id()), "{}", path.display());
-        assert_eq!(came[0].tags, [name.clone()]);
+        assert_eq!(came[0].tags, std::slice::from_ref(&name));
         let first = images.find(&name).unwrap();
         assert_eq!(came[0].chain_ids, first.chain_ids);
         // again changes nothing
         other.import(path, None).await.unwrap();
         assert_eq!(other.list().len(), 1);
     }
-    let taken = images.export(&[name.clone()], &archive, Format::Archive).await.unwrap_err();
+    let taken = images.export(std::slice::from_ref(&name), &archive, Format::Archive).await.unwrap_err();
     assert!(taken.to_string().contains("image.tar"), "{taken}");
     let unknown = images.export(&["nothing".into()], &dir.path().join("n"), Format::Archive).await.unwrap_err();
     assert_eq!(unknown.code(), ErrorCode::NotFound);
@@ -68,7 +68,7 @@ async fn skopeo_reads_what_we_write_and_we_read_what_it_writes() {
             &["--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false", from, to],
         );
     };
-    images.export(&[name.clone()], &dir.path().join("ours.tar"), Format::Archive).await.unwrap();
+    images.export(std::slice::from_ref(&name), &dir.path().join("ours.tar"), Format::Archive).await.unwrap();
     // every layer is read and compared with its digest on the way
     copy(&format!("oci-archive:{}", place("ours.tar")), &format!("docker://{}/again:oci", registry.host));
     copy(&format!("docker-archive:{}", place("ours.tar")), &format!("docker://{}/again:docker", registry.host));

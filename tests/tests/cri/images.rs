@@ -308,7 +308,8 @@ async fn joined(node: Shared) -> Result<()> {
 fn image_command(config: &Path, arguments: &[&str]) -> Result<Value> {
     let mut all = vec!["--config", config.to_str().context("path")?, "image", "--json"];
     all.extend(arguments);
-    let answer = run(binaries()?.join("nodeagent-runtime"), all)?.ok("nodeagent-runtime image")?;
+    let program = binaries()?.join("nodeagent-runtime");
+    let answer = run(program.to_str().context("path")?, all)?.ok("nodeagent-runtime image")?;
     serde_json::from_str(&answer).with_context(|| answer)
 }
 
