@@ -9,12 +9,14 @@
 //! - [`resource`]: what a node must look like, one kind per file
 //! - [`reconcile`]: plans a run, journals it, carries it out, takes it back
 //! - [`firstboot`]: the stages of a first boot
+//! - [`doctor`]: what would keep a host from being a node
 //! - [`host`]: files, kernel, systemd, programs
 //! - [`telemetry`], [`notify`]: the journal and systemd's progress line
 //! - [`exit`]: the exit codes
 
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod exit;
 pub mod firstboot;
 pub mod host;

@@ -4,12 +4,19 @@
 //! [`Action`]s; the engine journals an [`Undo`] for each before it executes it. Because all of this is data, a plan can
 //! be printed, hashed, compared, stored in the journal and carried out by one piece of code for all kinds.
 
+mod undo;
+
 use std::fmt;
 use std::str::FromStr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+pub use undo::{SavedFile, Undo};
+
+use crate::config::join::TokenSource;
+use crate::host::firewall::FirewallEntry;
 
 /// Name of a resource: `kind/name`, or the kind alone where a host has only one (`swap`).
 ///
@@ -230,6 +237,8 @@ pub enum Notify {
     ReloadUdev,
     /// dnf forgets what it knows about repositories.
     ReloadDnfCache,
+    /// The unit reads its files again, if it runs then.
+    ReloadUnit(String),
     /// The unit is restarted at the end, if it runs then and was not started in the same transaction.
     RestartUnit(String),
 }
@@ -294,6 +303,13 @@ pub enum Action {
         /// Enforcing or permissive.
         enforcing: bool,
     },
+    /// A boolean of the SELinux policy is on or off, now and at boot.
+    SetBoolean {
+        /// Its name.
+        name: String,
+        /// On or off.
+        on: bool,
+    },
     /// Something is done to a systemd unit.
     Unit {
         /// Its full name.
@@ -324,6 +340,50 @@ pub enum Action {
         /// Device or file as in /proc/swaps.
         device: String,
     },
+    /// The repository answers: its metadata is fetched anew. Changes nothing that counts.
+    ProbeRepository {
+        /// Its id.
+        repo: String,
+    },
+    /// firewalld, which runs, lets it through.
+    OpenFirewall {
+        /// What.
+        entry: FirewallEntry,
+    },
+    /// firewalld's zone of interfaces that are in none.
+    DefaultZone {
+        /// Its name.
+        zone: String,
+    },
+    /// The node is a member of its cluster. There is no way back but a reset.
+    KubeadmJoin {
+        /// kubeadm's config, with a mark in the place of the token.
+        config: String,
+        /// Where the token is; it is read at the last moment and written into no journal.
+        token: TokenSource,
+        /// How long kubeadm may take.
+        seconds: u64,
+    },
+    /// The runtime has no pods afterwards.
+    RemovePods {
+        /// Its CRI socket.
+        socket: String,
+    },
+    /// Nothing is mounted below the directory afterwards.
+    UnmountBelow {
+        /// Absolute path on the host.
+        path: String,
+    },
+    /// The file, link or directory is not there afterwards, nor what was in it. There is no way back.
+    RemoveTree {
+        /// Absolute path on the host.
+        path: String,
+    },
+    /// Something that the agent did before is taken back.
+    TakeBack {
+        /// How.
+        undo: Undo,
+    },
 }
 
 /// What can be done to a unit.
@@ -346,6 +406,25 @@ pub enum UnitOp {
     Restart,
     /// As restart, but an inactive unit stays inactive.
     TryRestart,
+    /// It reads its files again; an inactive unit stays inactive.
+    TryReload,
+}
+
+impl UnitOp {
+    /// For people.
+    pub fn verb(self) -> &'static str {
+        match self {
+            UnitOp::Enable => "enable",
+            UnitOp::Disable => "disable",
+            UnitOp::Mask => "mask",
+            UnitOp::Unmask => "unmask",
+            UnitOp::Start => "start",
+            UnitOp::Stop => "stop",
+            UnitOp::Restart => "restart",
+            UnitOp::TryRestart => "try to restart",
+            UnitOp::TryReload => "try to reload",
+        }
+    }
 }
 
 /// Kinds of dnf transactions.
@@ -358,80 +437,4 @@ pub enum DnfOp {
     Upgrade,
     /// Remove.
     Remove,
-}
-
-/// How one executed action is taken back. Captured before the action, so that it describes the host as it was.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "undo", rename_all = "kebab-case")]
-pub enum Undo {
-    /// Put back what was at the path, or remove what is there now when nothing was.
-    RestoreFile {
-        /// Absolute path on the host.
-        path: String,
-        /// What was there.
-        previous: Option<SavedFile>,
-    },
-    /// Remove the directory if it is empty.
-    RemoveDirectory {
-        /// Absolute path on the host.
-        path: String,
-    },
-    /// Put the old value back.
-    WriteSysctl {
-        /// Dotted name.
-        key: String,
-        /// The old value.
-        value: String,
-    },
-    /// Put the old mode back.
-    SetEnforce {
-        /// Enforcing or permissive.
-        enforcing: bool,
-    },
-    /// The opposite operation on the unit.
-    Unit {
-        /// Its full name.
-        unit: String,
-        /// What takes the action back.
-        op: UnitOp,
-    },
-    /// `dnf history undo`.
-    DnfUndo {
-        /// dnf's own number of the transaction.
-        transaction: u64,
-    },
-    /// Swap there again.
-    Swapon {
-        /// Device or file.
-        device: String,
-    },
-    /// It cannot be taken back.
-    Impossible {
-        /// Why.
-        reason: String,
-    },
-    /// There is nothing to take back.
-    Nothing,
-}
-
-/// A file as it was before a change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "was", rename_all = "kebab-case")]
-pub enum SavedFile {
-    /// A regular file.
-    Regular {
-        /// Its bytes, in base64: a file that was there before us need not be text.
-        content: String,
-        /// Permission bits.
-        mode: u32,
-        /// Owner.
-        uid: u32,
-        /// Group.
-        gid: u32,
-    },
-    /// A symbolic link.
-    Link {
-        /// As written in the link.
-        target: String,
-    },
 }

@@ -41,8 +41,13 @@ pub mod event {
     /// This system is a copy of another one.
     pub const CLONE_FOUND: &str = "8f0f1c6b5a9e4c27b4d5a1e3f2c60d22";
 
+    /// Changes are on probation.
+    pub const CONFIRM_ARMED: &str = "8f0f1c6b5a9e4c27b4d5a1e3f2c60d30";
+    /// Somebody wants them to stay.
+    pub const CONFIRMED: &str = "8f0f1c6b5a9e4c27b4d5a1e3f2c60d31";
+
     /// All of them, for the test that compares them with the catalog.
-    pub const ALL: [&str; 16] = [
+    pub const ALL: [&str; 18] = [
         TRANSACTION_BEGIN,
         TRANSACTION_APPLIED,
         TRANSACTION_DEGRADED,
@@ -59,6 +64,8 @@ pub mod event {
         CONFIG_INVALID,
         FIRST_BOOT_DONE,
         CLONE_FOUND,
+        CONFIRM_ARMED,
+        CONFIRMED,
     ];
 }
 

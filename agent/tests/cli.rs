@@ -121,6 +121,8 @@ fn plan_shows_apply_does_and_the_second_run_writes_nothing() {
     let apply = tree.agent(&["apply", "--yes"]);
     assert_eq!(code(&apply), 0, "{apply:?}");
     assert_eq!(tree.read("/etc/crictl.yaml"), "timeout: 30\n");
+    // the live values of kernel parameters are sealed, once
+    assert_eq!(code(&tree.agent(&["bake"])), 0);
     let after = tree.snapshot();
     assert_eq!(after[&tree.path("/etc/secret")].1 & 0o777, 0o600);
 
@@ -351,4 +353,19 @@ fn every_path_that_the_readme_names_exists_and_its_exit_codes_are_the_real_ones(
     for (exit, _) in nodeagent::exit::ALL {
         assert!(readme.contains(&format!("\n| {} | ", exit.code())), "{exit:?}");
     }
+}
+
+#[test]
+fn a_bake_seals_what_only_a_running_system_can_do() {
+    let tree = Tree::new("[packages]\nsource = \"preinstalled\"\n[kernel.sysctl]\n\"kernel.panic\" = 10\n");
+    let baked = tree.agent(&["bake"]);
+    assert_eq!(code(&baked), 0, "{}", stderr(&baked));
+    let sealed: Value = serde_json::from_str(&tree.read("/var/lib/nodeagent/sealed-plan.json")).unwrap();
+    let ids: Vec<&str> = sealed["steps"].as_array().unwrap().iter().filter_map(|step| step["id"].as_str()).collect();
+    assert!(ids.contains(&"sysctl/kernel.panic") && ids.contains(&"kernel-module/overlay"), "{ids:?}");
+    assert!(!ids.contains(&"sysctl-file"), "that was done: {ids:?}");
+    assert!(sealed["steps"].as_array().unwrap().iter().all(|step| !step["desired"].is_null()), "{sealed}");
+    let before = tree.snapshot();
+    assert_eq!(code(&tree.agent(&["bake"])), 0);
+    assert_eq!(without_lock(&tree, tree.snapshot()), without_lock(&tree, before), "the second bake writes nothing");
 }

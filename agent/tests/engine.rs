@@ -294,10 +294,6 @@ impl Resource for Scripted {
         self.needs.clone()
     }
 
-    fn stage(&self) -> Stage {
-        Stage::Prepare
-    }
-
     async fn plan(&self, host: &Host, _: &PlanContext<'_>) -> Result<Outcome, ResourceError> {
         if self.done.is_some_and(|path| host.root.exists(path).unwrap()) {
             return Ok(Outcome::converged());

@@ -110,6 +110,33 @@ async fn a_runtime_that_does_not_answer_is_not_a_first_boot_that_is_done() {
 }
 
 #[tokio::test]
+async fn a_first_boot_compares_with_what_the_bake_sealed_and_opens_it() {
+    let bench = Bench::new();
+    let _runtime = bench.serve();
+    let step =
+        |id: &str, desired: &str| format!(r#"{{"id":"{id}","stage":"activate","desired":{desired},"reason":"r"}}"#);
+    let right = r#"{"enabled":true,"masked":null,"state":"running"}"#;
+    let steps = [
+        step("unit/nodeagent-runtime.service", right),
+        step("kernel-module/overlay", r#"{"module":"other"}"#),
+        step("kernel-module/gone", "{}"),
+    ];
+    let sealed = format!(r#"{{"schema":1,"agent_version":"0.1.0","steps":[{}]}}"#, steps.join(","));
+    bench.fake.edit("/var/lib/nodeagent/sealed-plan.json", &sealed).unwrap();
+    bench.stage(Stage::Prepare).await;
+    assert!(bench.exists("/var/lib/nodeagent/sealed-plan.json"));
+    let activate = bench.stage(Stage::Activate).await;
+    assert!(activate.first_boot_done, "{activate:#?}");
+    let about = |id: &str| activate.notes.iter().filter(|note| note.starts_with(id)).count();
+    assert_eq!(
+        (about("unit/"), about("kernel-module/overlay"), about("kernel-module/gone")),
+        (0, 1, 1),
+        "{activate:#?}"
+    );
+    assert!(!bench.exists("/var/lib/nodeagent/sealed-plan.json"));
+}
+
+#[tokio::test]
 async fn a_clone_does_its_own_first_boot() {
     let bench = Bench::new();
     bench.fake.edit("/var/lib/cloud/data/instance-id", "i-1\n").unwrap();

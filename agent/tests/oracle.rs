@@ -3,6 +3,8 @@
 // a test may stop at the first surprise
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod bench;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -274,6 +276,29 @@ priority = 10
             assert_eq!((keys["gpgcheck"][0].as_str(), keys["enabled"][0].as_str()), ("1", "1"));
         }
     }
+}
+
+/// As systemd reads the list of modules at boot: names, in order, and nothing of the comment.
+#[tokio::test]
+async fn the_list_of_modules_is_read_by_systemd_as_it_was_meant() {
+    let modules = ["nodeagent_a", "nodeagent-b", "nodeagent_c2"];
+    let bench = bench::Bench::new(&[]);
+    bench.apply(&format!("[kernel]\nmodules = {modules:?}\n[kernel.sysctl]\n")).await;
+    let file = bench.dir.path().join("etc/modules-load.d/90-nodeagent.conf");
+    // it asks for modules that no kernel has: nothing is loaded
+    let output = std::process::Command::new("/lib/systemd/systemd-modules-load")
+        .arg(&file)
+        .env("SYSTEMD_LOG_LEVEL", "debug")
+        .env("SYSTEMD_LOG_TARGET", "console")
+        .output();
+    let Ok(output) = output else {
+        eprintln!("SKIPPED: systemd-modules-load is not installed");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    let loaded: Vec<&str> =
+        said.lines().filter_map(|line| line.split_once("Loading module: ")).map(|(_, name)| name.trim()).collect();
+    assert_eq!(loaded, modules, "{said}");
 }
 
 /// The types that the other oracles do not use are still part of the face that tests and the CLI see.

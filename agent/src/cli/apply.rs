@@ -8,9 +8,12 @@ use clap::Args;
 use super::failure::Failure;
 use super::session::Session;
 use super::{Global, output, render};
+use crate::config::settings::RemovedPolicy;
+use crate::config::value::Span;
 use crate::exit::Exit;
 use crate::firstboot;
 use crate::plan::Stage;
+use crate::reconcile::confirm::Probation;
 use crate::reconcile::state::State;
 use crate::reconcile::{Engine, EngineError, Options, Report};
 
@@ -31,14 +34,24 @@ pub struct Apply {
     /// Undo everything when anything fails
     #[arg(long)]
     atomic: bool,
+    /// What becomes of what was applied for a resource that has left the config, instead of reconcile.removed
+    #[arg(long, value_name = "POLICY")]
+    removed: Option<RemovedPolicy>,
+    /// Take all of it back after this time, unless `agent confirm` is run before
+    #[arg(long, value_name = "SPAN", conflicts_with = "stage")]
+    confirm: Option<Span>,
 }
 
 impl Apply {
     pub(super) async fn run(self, global: &Global) -> Result<Exit, Failure> {
-        let session = Session::open(global)?;
+        let mut session = Session::open(global)?;
+        session.override_removed(self.removed);
         let engine = session.engine()?;
         let mut options = Options::new("apply");
         options.atomic = self.atomic;
+        if let Some(window) = self.confirm {
+            options.probation = Some(probation(&session, window, global)?);
+        }
         if !self.yes && !agreed(&session, &engine, self.stage, global).await? {
             return Ok(Exit::Differences);
         }
@@ -53,6 +66,21 @@ impl Apply {
         };
         Ok(show(&report, global))
     }
+}
+
+/// What the timer has to run: this very program, on the files of this host alone.
+fn probation(session: &Session, window: Span, global: &Global) -> Result<Probation, Failure> {
+    if session.host.is_offline() {
+        return Err(Failure::precondition("a tree that does not run has no timer: leave out --confirm"));
+    }
+    if window.duration().is_zero() {
+        return Err(Failure::precondition("--confirm 0s would take everything back at once: give some time"));
+    }
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::precondition(format!("find the path of this program: {error}")))?;
+    let program = program.to_string_lossy();
+    let words = [program.as_ref(), "--log-level", global.log_level.as_str(), "rollback", "--unconfirmed", "--yes"];
+    Ok(Probation { window: window.duration(), command: words.map(str::to_owned).to_vec() })
 }
 
 /// Shows the plan and asks. True when there is nothing to agree to.

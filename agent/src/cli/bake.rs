@@ -6,12 +6,14 @@ use super::failure::Failure;
 use super::session::Session;
 use super::{Global, apply};
 use crate::exit::Exit;
+use crate::firstboot::seal;
 use crate::reconcile::Options;
 
 /// Prepare a tree that does not run: an image, or a system that is being installed
 ///
 /// Needs --root, or to run where a running system is not (kickstart's %post, a container build). Nothing of the tree is
-/// executed. What only a running system can do is left for its first boot, and listed as deferred.
+/// executed. What only a running system can do is left for its first boot: listed as deferred, and written down in
+/// /var/lib/nodeagent/sealed-plan.json, with which the first boot compares what its config wants.
 #[derive(Debug, Args)]
 pub struct Bake {
     /// Undo everything when anything fails
@@ -28,6 +30,7 @@ impl Bake {
         let engine = session.engine()?;
         let options = Options { atomic: self.atomic, ..Options::new("bake") };
         let report = engine.run(&options).await?;
+        seal::seal(&engine, &session.host, &report)?;
         Ok(apply::show(&report, global))
     }
 }

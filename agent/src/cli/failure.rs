@@ -5,9 +5,11 @@ use serde::Serialize;
 use crate::config::{ConfigError, ConfigErrors};
 use crate::exit::Exit;
 use crate::firstboot::FirstBootError;
+use crate::firstboot::seal::SealError;
 use crate::host::watch::WatchError;
 use crate::host::{ActionError, PlatformError, RootError};
 use crate::reconcile::EngineError;
+use crate::reconcile::confirm::ConfirmError;
 use crate::reconcile::lock::LockError;
 use crate::reconcile::state::StateError;
 use crate::reconcile::transaction::TransactionError;
@@ -125,7 +127,20 @@ impl From<FirstBootError> for Failure {
         match error {
             FirstBootError::Engine(error) => error.into(),
             FirstBootError::Stamp(error) => Failure::new(Exit::Internal, chain(&error)),
+            FirstBootError::Seal(error) => error.into(),
         }
+    }
+}
+
+impl From<SealError> for Failure {
+    fn from(error: SealError) -> Failure {
+        Failure::new(Exit::Internal, chain(&error))
+    }
+}
+
+impl From<ConfirmError> for Failure {
+    fn from(error: ConfirmError) -> Failure {
+        EngineError::from(error).into()
     }
 }
 
@@ -135,6 +150,7 @@ impl From<EngineError> for Failure {
             EngineError::Lock(LockError::Busy { .. }) => Exit::Busy,
             EngineError::State(StateError::Newer { .. })
             | EngineError::Transaction(TransactionError::Newer { .. } | TransactionError::Unknown { .. })
+            | EngineError::Confirm(ConfirmError::Pending { .. } | ConfirmError::Arm(_) | ConfirmError::Nothing)
             | EngineError::NotTheLast { .. }
             | EngineError::NothingToRollBack => Exit::Precondition,
             EngineError::Graph(_) => Exit::ConfigInvalid,

@@ -4,6 +4,8 @@ mod apply;
 mod bake;
 mod completions;
 mod config;
+mod confirm;
+mod doctor;
 mod explain;
 pub mod failure;
 mod man;
@@ -11,6 +13,7 @@ pub mod output;
 mod plan;
 mod reconcile;
 pub mod render;
+mod reset;
 mod rollback;
 mod schema;
 mod session;
@@ -61,8 +64,11 @@ enum Command {
     Apply(apply::Apply),
     Reconcile(reconcile::Reconcile),
     Status(status::Status),
+    Doctor(doctor::Doctor),
     Bake(bake::Bake),
+    Confirm(confirm::Confirm),
     Rollback(rollback::Rollback),
+    Reset(reset::Reset),
     Explain(explain::Explain),
     Config(config::Config),
     Schema(schema::Schema),
@@ -84,8 +90,11 @@ impl Cli {
             Command::Apply(command) => command.run(&global).await,
             Command::Reconcile(command) => command.run(&global).await,
             Command::Status(command) => command.run(&global).await,
+            Command::Doctor(command) => command.run(&global).await,
             Command::Bake(command) => command.run(&global).await,
+            Command::Confirm(command) => command.run(&global).await,
             Command::Rollback(command) => command.run(&global).await,
+            Command::Reset(command) => command.run(&global).await,
             Command::Explain(command) => command.run(&global),
             Command::Config(command) => command.run(&global),
             Command::Schema(command) => command.run(),

@@ -5,6 +5,7 @@ use clap::Args;
 use super::failure::Failure;
 use super::session::Session;
 use super::{Global, output, render};
+use crate::config::settings::RemovedPolicy;
 use crate::exit::Exit;
 use crate::plan::Stage;
 use crate::reconcile::planned::Planned;
@@ -22,11 +23,15 @@ pub struct Plan {
     /// List the changes without their diffs
     #[arg(long)]
     brief: bool,
+    /// What becomes of what was applied for a resource that has left the config, instead of reconcile.removed
+    #[arg(long, value_name = "POLICY")]
+    removed: Option<RemovedPolicy>,
 }
 
 impl Plan {
     pub(super) async fn run(self, global: &Global) -> Result<Exit, Failure> {
-        let session = Session::open(global)?;
+        let mut session = Session::open(global)?;
+        session.override_removed(self.removed);
         let engine = session.engine()?;
         let state = State::load(&session.host).map_err(crate::reconcile::EngineError::from)?;
         let plan = engine.plan(self.stage, state.as_ref()).await;
@@ -37,7 +42,7 @@ impl Plan {
         }
         Ok(if plan.resources.iter().any(Planned::is_obstacle) {
             Exit::Degraded
-        } else if plan.is_empty() {
+        } else if plan.is_empty() && !plan.resources.iter().any(Planned::is_conflict) {
             Exit::Converged
         } else {
             Exit::Differences

@@ -7,7 +7,7 @@ use serde::Serialize;
 use similar::{ChangeTag, TextDiff};
 
 use super::output::{Tone, tone};
-use crate::plan::{Action, Change, Diff, Outcome, Reason, SavedFile, Undo, UnitOp};
+use crate::plan::{Action, Change, Diff, Outcome, Reason, SavedFile, Undo};
 use crate::reconcile::{Finding, Plan, Planned, Report, ResourceState};
 
 /// A plan without what is secret.
@@ -32,7 +32,12 @@ pub fn public(plan: &Plan) -> PublicPlan {
 fn redacted(mut planned: Planned) -> Planned {
     let Finding::Observed(Outcome::Change(change)) = &mut planned.finding else { return planned };
     for action in &mut change.actions {
-        if let Action::WriteFile { content, secret: true, .. } = action {
+        if let Action::WriteFile { content, secret: true, .. }
+        // what was there before us may have been secret: nobody has said so
+        | Action::TakeBack {
+            undo: Undo::RestoreFile { previous: Some(SavedFile::Regular { content, .. }), .. },
+        } = action
+        {
             "***".clone_into(content);
         }
     }
@@ -201,39 +206,6 @@ fn milliseconds(us: u64) -> String {
         0 => String::new(),
         us if us < 10_000_000 => format!(" ({} ms)", us.div_ceil(1000)),
         us => format!(" ({} s)", us / 1_000_000),
-    }
-}
-
-/// What taking a step back means.
-pub fn undo(undo: &Undo) -> String {
-    match undo {
-        Undo::RestoreFile { path, previous: None } => format!("remove {path}"),
-        Undo::RestoreFile { path, previous: Some(SavedFile::Regular { .. }) } => format!("put {path} back"),
-        Undo::RestoreFile { path, previous: Some(SavedFile::Link { target }) } => {
-            format!("make {path} a link to {target} again")
-        }
-        Undo::RemoveDirectory { path } => format!("remove the directory {path} if it is empty"),
-        Undo::WriteSysctl { key, value } => format!("set {key} to {value}"),
-        Undo::SetEnforce { enforcing: true } => "have SELinux enforce again".to_owned(),
-        Undo::SetEnforce { enforcing: false } => "have SELinux only report again".to_owned(),
-        Undo::Unit { unit, op } => format!("{} {unit}", verb(*op)),
-        Undo::DnfUndo { transaction } => format!("dnf history undo {transaction}"),
-        Undo::Swapon { device } => format!("swap on {device} again"),
-        Undo::Impossible { reason } => format!("(cannot be taken back: {reason})"),
-        Undo::Nothing => "(nothing)".to_owned(),
-    }
-}
-
-fn verb(op: UnitOp) -> &'static str {
-    match op {
-        UnitOp::Enable => "enable",
-        UnitOp::Disable => "disable",
-        UnitOp::Mask => "mask",
-        UnitOp::Unmask => "unmask",
-        UnitOp::Start => "start",
-        UnitOp::Stop => "stop",
-        UnitOp::Restart => "restart",
-        UnitOp::TryRestart => "try-restart",
     }
 }
 

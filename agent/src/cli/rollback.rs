@@ -1,13 +1,15 @@
 //! `agent rollback`
 
+use std::time::Duration;
+
 use clap::Args;
 use serde::Serialize;
 
 use super::failure::Failure;
 use super::session::Session;
-use super::{Global, output, render};
+use super::{Global, output, session};
 use crate::exit::Exit;
-use crate::reconcile::{Options, rollback};
+use crate::reconcile::{Options, confirm, rollback};
 
 /// Take the last transaction back, or the one that is named
 ///
@@ -17,6 +19,9 @@ use crate::reconcile::{Options, rollback};
 pub struct Rollback {
     /// Id of the transaction, as in `agent status`
     transaction: Option<String>,
+    /// Take back what `agent apply --confirm` did and nobody has confirmed; its timer runs this
+    #[arg(long, conflicts_with = "transaction")]
+    unconfirmed: bool,
     /// Do it, instead of showing what would be done
     #[arg(long, short)]
     yes: bool,
@@ -32,11 +37,14 @@ struct Outcome<'a> {
 
 impl Rollback {
     pub(super) async fn run(self, global: &Global) -> Result<Exit, Failure> {
+        if self.unconfirmed {
+            return unconfirmed(self.yes, global).await;
+        }
         let session = Session::open(global)?;
         let engine = session.engine()?;
         let transaction = rollback::candidate(&engine, self.transaction.as_deref())?;
         let id = transaction.begin.id.clone();
-        let steps: Vec<String> = transaction.to_undo().map(|step| render::undo(&step.undo)).collect();
+        let steps: Vec<String> = transaction.to_undo().map(|step| step.undo.to_string()).collect();
         if !self.yes {
             if global.json {
                 output::json(&Outcome { transaction: &id, done: false, steps, failures: &[] });
@@ -56,4 +64,29 @@ impl Rollback {
         }
         Ok(if done.failures.is_empty() { Exit::Converged } else { Exit::UndoFailed })
     }
+}
+
+/// The boot or a run may be at it; the timer goes off only once.
+const PATIENCE: Duration = Duration::from_secs(30 * 60);
+
+/// Needs no config: one that is broken by now is a reason to take it back.
+async fn unconfirmed(yes: bool, global: &Global) -> Result<Exit, Failure> {
+    let host = session::open_host(global)?;
+    let pending = confirm::read(&host)?.filter(|record| record.status == confirm::Status::Pending);
+    let Some(record) = pending else {
+        output::say("no changes wait for a confirmation");
+        return Ok(Exit::Converged);
+    };
+    if !yes {
+        output::say(&format!("changes are taken back at {}. Pass --yes to do it now.", record.until));
+        return Ok(Exit::Differences);
+    }
+    let expired = rollback::unconfirmed(&host, &Options { patience: PATIENCE, ..Options::new("rollback") }).await?;
+    if global.json {
+        let ids = expired.transactions.join(",");
+        output::json(&Outcome { transaction: &ids, done: true, steps: Vec::new(), failures: &expired.failures });
+    } else {
+        output::say(&expired.in_words());
+    }
+    Ok(if expired.failures.is_empty() { Exit::Converged } else { Exit::UndoFailed })
 }

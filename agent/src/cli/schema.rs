@@ -24,6 +24,8 @@ enum Subject {
     Status,
     /// `agent plan --json`
     Plan,
+    /// `agent doctor --json`
+    Doctor,
 }
 
 impl Schema {
@@ -32,6 +34,7 @@ impl Schema {
             Subject::Config => schemars::schema_for!(Fragment),
             Subject::Status => schemars::schema_for!(Report),
             Subject::Plan => schemars::schema_for!(render::PublicPlan),
+            Subject::Doctor => schemars::schema_for!(super::doctor::Diagnosis),
         });
         Ok(Exit::Converged)
     }

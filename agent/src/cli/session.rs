@@ -7,6 +7,7 @@ use nix::unistd::Uid;
 
 use super::Global;
 use super::failure::Failure;
+use crate::config::settings::RemovedPolicy;
 use crate::config::{self, Config, Facts, source};
 use crate::host::platform::run_by_systemd;
 use crate::host::{Host, Ledger, Platform, PlatformError, Root};
@@ -44,6 +45,12 @@ impl Session {
         may_manage(&platform, (!host.is_offline()).then_some(running))?;
         let config = load_config(&host, global)?;
         Ok(Session { host, platform, config })
+    }
+
+    /// Takes what a command line says about resources that have left the config.
+    pub fn override_removed(&mut self, policy: Option<RemovedPolicy>) {
+        let setting = &mut self.config.settings.reconcile.removed;
+        *setting = policy.unwrap_or(*setting);
     }
 
     /// The engine over this host's resources.

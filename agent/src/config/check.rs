@@ -1,15 +1,18 @@
 //! From the merged fragment to [`Settings`]: defaults that depend on other values, and values that contradict each other.
 
+mod services;
+
 use std::collections::BTreeMap;
 
 use super::error::{ConfigError, Origin};
 use super::fragment::{FileFragment, Fragment, KubernetesFragment, RepoFragment, SysctlFragment, UnitFragment};
+use super::host::{HostSettings, LimitSettings};
 use super::kubernetes::{check_label_value, check_qualified_name};
 use super::merge::identity;
 use super::settings::{
     FileSettings, KernelSettings, KubeletMode, KubernetesSettings, NodeSettings, PackageSettings, PackageSource,
-    ReconcileSettings, RepoSettings, Role, RuntimeKind, RuntimeSettings, SelinuxMode, Settings, SwapPolicy, SysctlRule,
-    SysctlWant, UnitSettings, UnitState,
+    ReconcileSettings, RemovedPolicy, RepoSettings, Role, RuntimeKind, RuntimeSettings, SelinuxMode, Settings,
+    SwapPolicy, SysctlRule, SysctlWant, UnitSettings, UnitState,
 };
 use super::tree::{Node, Value};
 use super::value::{FileMode, HostPath, Secret, Span, SysctlKey};
@@ -63,6 +66,21 @@ impl Checker<'_> {
             crio_compat_socket: merged.runtime.crio_compat_socket.unwrap_or(true),
             ready_timeout: merged.runtime.ready_timeout.unwrap_or(Span::seconds(120)),
         };
+        let join = self.join(merged.join, role, kubernetes.as_ref());
+        let host = HostSettings {
+            time_sync: merged.time.require_sync.unwrap_or(false),
+            hostname: merged.hostname.name,
+            unmanaged: merged.network.unmanaged_interfaces.unwrap_or_default(),
+            disable_nm_cloud_setup: merged.network.disable_nm_cloud_setup.unwrap_or(true),
+            firewall: self.firewall(merged.firewall),
+            limits: LimitSettings {
+                nofile: merged.limits.nofile,
+                nproc: merged.limits.nproc,
+                memlock: merged.limits.memlock,
+                tasks: merged.limits.tasks,
+            },
+            registries: self.registries(merged.registries),
+        };
         let settings = Settings {
             node: NodeSettings {
                 role,
@@ -74,10 +92,13 @@ impl Checker<'_> {
             },
             kernel,
             selinux: merged.selinux.mode.unwrap_or(SelinuxMode::Permissive),
+            selinux_booleans: self.booleans(merged.selinux.booleans),
             swap,
             packages,
             kubernetes,
             runtime,
+            join,
+            host,
             repos: self.repos(merged.repo),
             files: self.files(merged.file),
             units: self.units(merged.unit),
@@ -85,6 +106,7 @@ impl Checker<'_> {
                 policy: merged.reconcile.policy?,
                 overrides: merged.reconcile.overrides,
                 max_repairs_per_hour: merged.reconcile.max_repairs_per_hour?,
+                removed: merged.reconcile.removed.unwrap_or(RemovedPolicy::Report),
             },
         };
         Some(settings)
@@ -343,11 +365,14 @@ fn not_ours(path: &HostPath) -> Option<&'static str> {
     if below("/var/lib/nodeagent") {
         return Some("is the agent's own state");
     }
-    const OWNED: [&str; 6] = [
+    const OWNED: [&str; 9] = [
         "/etc/modules-load.d/90-nodeagent.conf",
         "/etc/sysctl.d/99-zz-nodeagent.conf",
         "/etc/selinux/config",
         "/etc/yum.repos.d/kubernetes.repo",
+        "/etc/NetworkManager/conf.d/90-nodeagent.conf",
+        "/etc/containers/registries.conf.d/50-nodeagent.conf",
+        "/etc/hostname",
         "/etc/kubernetes/kubelet.conf.d/50-nodeagent.conf",
         "/etc/systemd/system/kubelet.service.d/50-nodeagent.conf",
     ];

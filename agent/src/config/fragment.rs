@@ -11,9 +11,14 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::decode::from_table;
+use super::host::{
+    FirewallFragment, HostnameFragment, LimitsFragment, NetworkFragment, RegistryFragment, TimeFragment,
+};
+use super::join::JoinFragment;
 use super::kubernetes::{KubernetesVersion, Taint};
 use super::settings::{
-    CgroupDriver, DriftPolicy, KubeletMode, PackageSource, Role, RuntimeKind, SelinuxMode, SwapPolicy, UnitState,
+    CgroupDriver, DriftPolicy, KubeletMode, PackageSource, RemovedPolicy, Role, RuntimeKind, SelinuxMode, SwapPolicy,
+    UnitState,
 };
 use super::value::{FileMode, HostPath, ModuleName, NodeName, PackageSpec, RepoId, Span, SysctlKey, UnitName, Url};
 use crate::plan::ResourceId;
@@ -46,6 +51,20 @@ pub struct Fragment {
     pub unit: Vec<UnitFragment>,
     /// What happens on drift.
     pub reconcile: ReconcileFragment,
+    /// How the node becomes a member of its cluster.
+    pub join: JoinFragment,
+    /// The clock.
+    pub time: TimeFragment,
+    /// The host's name.
+    pub hostname: HostnameFragment,
+    /// NetworkManager.
+    pub network: NetworkFragment,
+    /// firewalld.
+    pub firewall: FirewallFragment,
+    /// Limits of the kubelet and the runtime.
+    pub limits: LimitsFragment,
+    /// Registries, their mirrors and exceptions.
+    pub registries: Vec<RegistryFragment>,
 }
 
 /// `[node]`
@@ -174,6 +193,8 @@ impl<'de> Deserialize<'de> for SysctlFragment {
 pub struct SelinuxFragment {
     /// permissive, enforcing or keep.
     pub mode: Option<SelinuxMode>,
+    /// Booleans of the policy, now and at boot.
+    pub booleans: BTreeMap<String, bool>,
 }
 
 /// `[swap]`
@@ -329,4 +350,6 @@ pub struct ReconcileFragment {
     pub overrides: BTreeMap<ResourceId, DriftPolicy>,
     /// Repairs of one resource within an hour before it is left alone.
     pub max_repairs_per_hour: Option<u32>,
+    /// report, undo or keep: what becomes of what was applied for a resource that is no longer in the config.
+    pub removed: Option<RemovedPolicy>,
 }

@@ -1,12 +1,13 @@
 //! Stage two: several files as one tree, in which each value still knows its file.
 //!
-//! A later file wins per key. Tables merge key by key; arrays of tables merge by their `name` (a file: by its `path`);
+//! A later file wins per key. Tables merge key by key; arrays of tables merge by their `name` (a file: by its `path`, a registry: by its
+//! `prefix`);
 //! any other array is replaced as a whole, because nobody can tell which elements were meant to stay.
 
 use super::tree::{Node, Value};
 
 /// What tells the tables of an array apart, most telling first.
-const IDENTITY: [&str; 2] = ["name", "path"];
+const IDENTITY: [&str; 3] = ["name", "path", "prefix"];
 
 /// `later` over `earlier`.
 pub fn merge(earlier: Node, later: Node) -> Node {

@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::host::HostSettings;
+use super::join::JoinSettings;
 use super::kubernetes::{KubernetesVersion, Taint};
 use super::value::{
     FileMode, HostPath, ModuleName, NodeName, PackageSpec, RepoId, Secret, Span, SysctlKey, UnitName, Url,
@@ -24,6 +26,8 @@ pub struct Settings {
     pub kernel: KernelSettings,
     /// `[selinux]`
     pub selinux: SelinuxMode,
+    /// `[selinux] booleans`
+    pub selinux_booleans: BTreeMap<String, bool>,
     /// `[swap]`
     pub swap: SwapPolicy,
     /// `[packages]`
@@ -32,6 +36,10 @@ pub struct Settings {
     pub kubernetes: Option<KubernetesSettings>,
     /// `[runtime]`
     pub runtime: RuntimeSettings,
+    /// `[join]`; none where somebody else does it.
+    pub join: Option<JoinSettings>,
+    /// `[time]`, `[hostname]`, `[network]`, `[firewall]`, `[limits]`, `[[registries]]`
+    pub host: HostSettings,
     /// `[[repo]]`, sorted by id
     pub repos: Vec<RepoSettings>,
     /// `[[file]]`, sorted by path
@@ -278,6 +286,8 @@ pub struct ReconcileSettings {
     pub overrides: BTreeMap<ResourceId, DriftPolicy>,
     /// Repairs of one resource within an hour before it is left alone.
     pub max_repairs_per_hour: u32,
+    /// What becomes of a resource that has left the config.
+    pub removed: RemovedPolicy,
 }
 
 impl ReconcileSettings {
@@ -285,6 +295,18 @@ impl ReconcileSettings {
     pub fn policy_of(&self, id: &ResourceId) -> DriftPolicy {
         self.overrides.get(id).copied().unwrap_or(self.policy)
     }
+}
+
+/// `reconcile.removed`: what becomes of what was applied for a resource that is no longer in the config.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum RemovedPolicy {
+    /// It stays, and every run says so.
+    Report,
+    /// It is taken back, unless somebody else has changed it since.
+    Undo,
+    /// It stays, and is not the agent's any more.
+    Keep,
 }
 
 /// What is done about drift.

@@ -8,6 +8,7 @@
 //! With a stamp of this system and nothing left over from a crash, prepare and activate leave at once.
 
 mod runtime;
+pub mod seal;
 mod stamp;
 
 use crate::config::settings::Settings;
@@ -30,6 +31,9 @@ pub enum FirstBootError {
     /// The stamp.
     #[error(transparent)]
     Stamp(#[from] StampError),
+    /// What the bake has left.
+    #[error(transparent)]
+    Seal(#[from] seal::SealError),
 }
 
 /// True when the first boot is done, on the system with this identity. A stamp that cannot be read is none: the worst that
@@ -63,9 +67,11 @@ pub async fn run(
     stamp::begin(host, &identity, options.stage)?;
     let mut report = engine.run(options).await?;
     if options.stage == Stage::Activate {
+        report.notes.extend(seal::read(host)?.iter().flat_map(|plan| seal::differences(plan, engine)));
         runtime::prove(host, &settings.runtime, &mut report).await;
         if matches!(report.exit(), Exit::Converged | Exit::RebootRequired | Exit::Differences) {
             stamp::finish(host, &identity)?;
+            seal::open(host)?;
             report.first_boot_done = true;
             log::info!(MESSAGE_ID = event::FIRST_BOOT_DONE; "the first boot is done");
         }

@@ -11,10 +11,19 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use super::Host;
 use super::command::{Command, CommandError};
 use super::dnf::{self, DnfError};
+use super::firewall::{FirewallEntry, FirewallError};
 use super::kernel::{KernelError, Parameter};
+use super::kubeadm::{self, JoinError};
+use super::mounts::unmount_below;
 use super::root::{Kind, Ownership, RootError};
 use super::systemd::{JobKind, SystemdError};
 use crate::plan::{Action, SavedFile, Undo, UnitOp};
+
+/// Brought by the packages of Kubernetes.
+pub const CRICTL: &str = "/usr/bin/crictl";
+
+/// Each pod may take its grace period.
+const REMOVE_PODS: Duration = Duration::from_secs(15 * 60);
 
 /// Why an action, its capture or its undo failed.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +40,12 @@ pub enum ActionError {
     /// A program.
     #[error("run a program")]
     Command(#[from] CommandError),
+    /// firewalld.
+    #[error("change the firewall")]
+    Firewall(#[from] FirewallError),
+    /// The cluster.
+    #[error("join the cluster")]
+    Join(#[from] JoinError),
     /// Packages.
     #[error("change packages")]
     Dnf(#[from] DnfError),
@@ -109,13 +124,59 @@ impl Host {
                 Some(enforcing) => Undo::SetEnforce { enforcing },
                 None => Undo::Nothing,
             },
+            Action::SetBoolean { name, .. } => self.capture_boolean(name)?,
             Action::Unit { unit, op, .. } => self.capture_unit(unit, *op).await?,
             Action::Swapoff { device } => Undo::Swapon { device: device.clone() },
             Action::Dnf { .. } => Undo::Impossible { reason: "dnf had not finished its transaction".to_owned() },
             // A module may be in use by the time of the undo, and does no harm: it goes with the next boot.
-            Action::LoadModule { .. } | Action::DaemonReload | Action::ReloadUdev | Action::DnfCleanMetadata => {
-                Undo::Nothing
+            Action::LoadModule { .. }
+            | Action::DaemonReload
+            | Action::ReloadUdev
+            | Action::DnfCleanMetadata
+            | Action::ProbeRepository { .. } => Undo::Nothing,
+            Action::OpenFirewall { entry } => match self.is_open(entry).await? {
+                true => Undo::Nothing,
+                false => Undo::CloseFirewall { entry: entry.clone() },
+            },
+            Action::DefaultZone { .. } => Undo::DefaultZone { zone: self.firewall.default_zone().await? },
+            Action::KubeadmJoin { .. } => {
+                Undo::Impossible { reason: "`agent reset` takes a node out of its cluster".to_owned() }
             }
+            Action::RemovePods { .. } => Undo::Impossible { reason: "the pods are gone".to_owned() },
+            Action::UnmountBelow { .. } => Undo::Nothing,
+            Action::RemoveTree { path } => match self.root.link_metadata(path)? {
+                Some(_) => Undo::Impossible { reason: format!("{path} is deleted") },
+                None => Undo::Nothing,
+            },
+            Action::TakeBack { undo } => self.capture_undo(undo).await?,
+        })
+    }
+
+    /// What would take back the taking back.
+    async fn capture_undo(&self, undo: &Undo) -> Result<Undo, ActionError> {
+        Ok(match undo {
+            Undo::RestoreFile { path, .. } => Undo::RestoreFile { previous: self.save(path)?, path: path.clone() },
+            Undo::WriteSysctl { key, .. } => match self.kernel.sysctl(&Parameter::parse(key)?)? {
+                Some(value) => Undo::WriteSysctl { key: key.clone(), value },
+                None => Undo::Nothing,
+            },
+            Undo::SetEnforce { .. } => match self.kernel.enforcing()? {
+                Some(enforcing) => Undo::SetEnforce { enforcing },
+                None => Undo::Nothing,
+            },
+            Undo::SetBoolean { name, .. } => self.capture_boolean(name)?,
+            Undo::Unit { unit, op } => self.capture_unit(unit, *op).await?,
+            Undo::DnfUndo { .. } => Undo::Impossible { reason: "dnf had not finished its transaction".to_owned() },
+            Undo::Swapon { device } => Undo::Swapoff { device: device.clone() },
+            Undo::Swapoff { device } => Undo::Swapon { device: device.clone() },
+            Undo::CloseFirewall { entry } => match self.is_open(entry).await? {
+                true => Undo::OpenFirewall { entry: entry.clone() },
+                false => Undo::Nothing,
+            },
+            Undo::OpenFirewall { entry } => Undo::CloseFirewall { entry: entry.clone() },
+            Undo::DefaultZone { .. } => Undo::DefaultZone { zone: self.firewall.default_zone().await? },
+            // a directory comes back with the files in it
+            Undo::RemoveDirectory { .. } | Undo::Impossible { .. } | Undo::Nothing => Undo::Nothing,
         })
     }
 
@@ -142,6 +203,7 @@ impl Host {
                     self.kernel.set_enforcing(*enforcing)?;
                 }
             }
+            Action::SetBoolean { name, on } => self.set_boolean(name, *on).await?,
             Action::Unit { unit, op, wait } => self.unit_operation(unit, *op, *wait).await?,
             // nothing to reload in a tree that does not run
             Action::DaemonReload if self.is_offline() => {}
@@ -156,11 +218,21 @@ impl Host {
                 let transaction = dnf::transaction(self, *op, packages, options).await?;
                 return Ok(Executed { undo: Some(transaction.undo()), note: transaction.note() });
             }
-            Action::Swapoff { device } => {
-                if self.kernel.swaps()?.iter().any(|swap| swap.device == *device) {
-                    self.kernel.swapoff(device).await?;
-                }
+            Action::Swapoff { device } => self.swapoff(device).await?,
+            Action::ProbeRepository { repo } => dnf::probe(self, repo).await?,
+            Action::OpenFirewall { entry } => self.firewall.add(entry).await?,
+            Action::DefaultZone { zone } => self.set_default_zone(zone).await?,
+            Action::KubeadmJoin { config, token, seconds } => {
+                kubeadm::join(self, config, token, Duration::from_secs(*seconds)).await?;
             }
+            Action::RemovePods { socket } => self.remove_pods(socket).await?,
+            Action::UnmountBelow { path } => unmount_below(&self.root, path)?,
+            Action::RemoveTree { path } => drop(self.root.remove_tree(path)?),
+            Action::TakeBack { undo: Undo::DnfUndo { transaction } } => {
+                let back = dnf::undo(self, *transaction).await?;
+                return Ok(Executed { undo: Some(back.undo()), note: back.note() });
+            }
+            Action::TakeBack { undo } => self.undo(undo).await?,
         }
         Ok(Executed::default())
     }
@@ -176,9 +248,8 @@ impl Host {
                     self.root.symlink(path, target)?;
                 }
             }
-            Undo::RestoreFile { path, previous: Some(SavedFile::Regular { content, mode, uid, gid }) } => {
-                let content =
-                    BASE64.decode(content).map_err(|source| ActionError::Damaged { path: path.clone(), source })?;
+            Undo::RestoreFile { path, previous: Some(saved @ SavedFile::Regular { mode, uid, gid, .. }) } => {
+                let content = saved.bytes().map_err(|source| ActionError::Damaged { path: path.clone(), source })?;
                 self.put(path, &content, Ownership { mode: *mode, uid: *uid, gid: *gid })?;
             }
             Undo::RemoveDirectory { path } => {
@@ -188,15 +259,74 @@ impl Host {
             Undo::SetEnforce { enforcing } => {
                 self.kernel.set_enforcing(*enforcing)?;
             }
+            Undo::SetBoolean { name, on } => self.set_boolean(name, *on).await?,
             Undo::Unit { unit, op } => self.unit_operation(unit, *op, true).await?,
-            Undo::DnfUndo { transaction } => dnf::undo(self, *transaction).await?,
+            Undo::DnfUndo { transaction } => {
+                dnf::undo(self, *transaction).await?;
+            }
+            Undo::Swapoff { device } => self.swapoff(device).await?,
             Undo::Swapon { device } => {
                 if !self.kernel.swaps()?.iter().any(|swap| swap.device == *device) {
                     self.kernel.swapon(device).await?;
                 }
             }
+            Undo::CloseFirewall { entry } => self.firewall.remove(entry).await?,
+            Undo::OpenFirewall { entry } => self.firewall.add(entry).await?,
+            Undo::DefaultZone { zone } => self.set_default_zone(zone).await?,
             Undo::Impossible { reason } => return Err(ActionError::Impossible { reason: reason.clone() }),
             Undo::Nothing => {}
+        }
+        Ok(())
+    }
+
+    fn capture_boolean(&self, name: &str) -> Result<Undo, ActionError> {
+        let boolean = self.kernel.selinux_boolean(name)?;
+        Ok(boolean.map_or(Undo::Nothing, |on| Undo::SetBoolean { name: name.to_owned(), on }))
+    }
+
+    /// By setsebool, which writes it into the policy store that the next boot loads.
+    async fn set_boolean(&self, name: &str, on: bool) -> Result<(), ActionError> {
+        if self.kernel.selinux_boolean(name)? == Some(on) {
+            return Ok(());
+        }
+        let value = if on { "1" } else { "0" };
+        // the whole policy is built anew, which takes a while
+        let command = Command::new("/usr/sbin/setsebool", Duration::from_secs(180)).args(["-P", name, value]);
+        self.commands.run(&command).await?.success(&command)?;
+        Ok(())
+    }
+
+    async fn is_open(&self, entry: &FirewallEntry) -> Result<bool, ActionError> {
+        let (FirewallEntry::Source { zone, .. } | FirewallEntry::Port { zone, .. }) = entry;
+        Ok(self.firewall.zone(zone).await?.entries.contains(entry))
+    }
+
+    async fn set_default_zone(&self, zone: &str) -> Result<(), ActionError> {
+        if self.firewall.default_zone().await? != zone {
+            self.firewall.set_default_zone(zone).await?;
+        }
+        Ok(())
+    }
+
+    /// Asked as people would: a client of our own for one call would be the largest part of the agent.
+    async fn remove_pods(&self, socket: &str) -> Result<(), ActionError> {
+        let endpoint = format!("unix://{socket}");
+        let command = Command::new(CRICTL, REMOVE_PODS).args([
+            "--runtime-endpoint",
+            endpoint.as_str(),
+            "--timeout",
+            "60s",
+            "rmp",
+            "--all",
+            "--force",
+        ]);
+        self.commands.run(&command).await?.success(&command)?;
+        Ok(())
+    }
+
+    async fn swapoff(&self, device: &str) -> Result<(), ActionError> {
+        if self.kernel.swaps()?.iter().any(|swap| swap.device == device) {
+            self.kernel.swapoff(device).await?;
         }
         Ok(())
     }
@@ -297,6 +427,7 @@ impl Host {
             UnitOp::Stop => JobKind::Stop,
             UnitOp::Restart => JobKind::Restart,
             UnitOp::TryRestart => JobKind::TryRestart,
+            UnitOp::TryReload => JobKind::TryReload,
         };
         let done = if wait { systemd.run_job(job, unit).await } else { systemd.enqueue(job, unit).await };
         Ok(done?)

@@ -6,6 +6,9 @@ use jiff::Timestamp;
 pub trait Clock: Send + Sync {
     /// Now.
     fn now(&self) -> Timestamp;
+
+    /// Somebody keeps it in step with the world's.
+    fn is_synchronized(&self) -> bool;
 }
 
 /// The system's clock.
@@ -15,5 +18,9 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+
+    fn is_synchronized(&self) -> bool {
+        super::sys::clock_synchronized()
     }
 }

@@ -17,6 +17,9 @@ const TRANSACTION: Duration = Duration::from_secs(30 * 60);
 /// Questions that dnf answers from its own database.
 const QUESTION: Duration = Duration::from_secs(120);
 
+/// Metadata over a slow mirror; dnf itself gives up on one that is dead after a minute.
+const PROBE: Duration = Duration::from_secs(600);
+
 /// Where a transaction that runs as a unit of its own leaves its output.
 const OUTPUT_DIR: &str = "/run/nodeagent/dnf";
 
@@ -161,6 +164,11 @@ pub async fn transaction(
     let command = dnf(TRANSACTION).args(options.iter().cloned()).arg(what).args(packages.iter().cloned());
     let output = run(host, what, &command).await?;
     check(what, &output, packages)?;
+    numbered(host, &output).await
+}
+
+/// With its number, if it did anything.
+async fn numbered(host: &Host, output: &Output) -> Result<Transaction, DnfError> {
     if output.stdout.lines().any(|line| line.trim() == "Nothing to do.") {
         return Ok(Transaction { id: None });
     }
@@ -172,12 +180,13 @@ pub async fn transaction(
     Ok(Transaction { id })
 }
 
-/// Takes a transaction back.
-pub async fn undo(host: &Host, transaction: u64) -> Result<(), DnfError> {
+/// Takes a transaction back, by another one.
+pub async fn undo(host: &Host, transaction: u64) -> Result<Transaction, DnfError> {
     let what = "history undo";
     let command = dnf(TRANSACTION).args(["history", "undo"]).arg(transaction.to_string());
     let output = run(host, what, &command).await?;
-    check(what, &output, &[])
+    check(what, &output, &[])?;
+    numbered(host, &output).await
 }
 
 /// Has dnf ask the repositories again.
@@ -191,9 +200,11 @@ pub async fn clean_metadata(host: &Host) -> Result<(), DnfError> {
 /// Asks one repository for its metadata: it works when it answers, whatever its file says.
 pub async fn probe(host: &Host, repo: &str) -> Result<(), DnfError> {
     let what = "makecache";
-    let mut command = dnf(QUESTION)
-        .args(["--disablerepo=*".to_owned(), format!("--enablerepo={repo}")])
-        .args(["--setopt=skip_if_unavailable=False", "makecache"]);
+    let mut command = dnf(PROBE).args(["--disablerepo=*".to_owned(), format!("--enablerepo={repo}")]).args([
+        "--setopt=skip_if_unavailable=False",
+        "--refresh",
+        "makecache",
+    ]);
     command.reads_only = true;
     let output = host.commands.run(&command).await.map_err(|source| DnfError::Run { what, source })?;
     check(what, &output, &[])

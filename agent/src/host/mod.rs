@@ -10,8 +10,11 @@ pub mod dnf;
 mod facts;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
+pub mod firewall;
 pub mod kernel;
+mod kubeadm;
 pub mod ledger;
+pub mod mounts;
 pub mod platform;
 pub mod root;
 mod sys;
@@ -48,6 +51,8 @@ pub struct Host {
     pub kernel: Kernel,
     /// Units.
     pub systemd: Arc<dyn Systemd>,
+    /// firewalld, where it runs.
+    pub firewall: Arc<dyn firewall::Firewall>,
     /// Programs.
     pub commands: Arc<dyn CommandRunner>,
     /// Time.
@@ -70,6 +75,7 @@ impl Host {
         Ok(Host {
             kernel: Kernel::new(root.clone(), commands.clone(), Arc::new(kernel::RealSwap), &release),
             systemd: Arc::new(systemd::bus::Bus::live(ledger.clone())),
+            firewall: Arc::new(firewall::bus::FirewallBus::live(ledger.clone())),
             commands,
             clock: Arc::new(clock::SystemClock),
             mode: Mode::Live,
@@ -89,6 +95,8 @@ impl Host {
         Ok(Host {
             kernel: Kernel::new(root.clone(), commands.clone(), Arc::new(kernel::RealSwap), &release),
             systemd: Arc::new(systemd::offline::Offline::new(root.clone())),
+            // never asked: a tree has only files
+            firewall: Arc::new(firewall::bus::FirewallBus::live(ledger.clone())),
             commands,
             clock: Arc::new(clock::SystemClock),
             mode: Mode::Offline,

@@ -51,6 +51,15 @@ pub fn swapon(device: &str) -> Result<(), Errno> {
     Errno::result(unsafe { libc::swapon(device.as_ptr(), 0) }).map(drop)
 }
 
+/// True when the kernel's clock is kept in step by somebody, as timedated tells it: less than 16 s of possible error.
+pub fn clock_synchronized() -> bool {
+    // SAFETY: timex is plain integers, for all of which zero is a value; modes = 0 only asks.
+    let mut now: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: the struct is valid for writing, and outlives the call.
+    let state = unsafe { libc::adjtimex(&raw mut now) };
+    state >= 0 && now.maxerror < 16_000_000
+}
+
 /// Lets the async runtime wait for a descriptor.
 pub fn watched(file: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is open, stays the same number, and is closed by nobody else while the AsyncFd owns it.

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use super::confirm;
 use super::engine::{Engine, EngineError, Options};
 use super::execute::Steps;
 use super::flap;
 use super::journal::{Begin, Journal, Record, SCHEMA};
 use super::lock::Lock;
 use super::notifications::Notifications;
+use super::origin::Origins;
 use super::planned::{Finding, Plan, Planned};
 use super::recover::Recovery;
 use super::report::{Phase, Report, ResourceReport, ResourceState};
@@ -31,6 +33,8 @@ pub(super) struct Run<'e, 'h> {
     /// Changes that can only be verified after what follows them.
     pub(super) late_changes: Vec<Change>,
     pub(super) undo_failed: bool,
+    /// What is wanted was taken back because nobody confirmed it: nothing is changed.
+    held: bool,
     began: Instant,
 }
 
@@ -39,6 +43,7 @@ impl<'h> Engine<'h> {
     pub async fn run(&self, options: &Options) -> Result<Report, EngineError> {
         let began = Instant::now();
         let _lock = Lock::take(self.host, &command_line(options), options.patience).await?;
+        let held = confirm::settle(self, options).await?;
         let identity = Identity::read(self.host).map_err(EngineError::Identity)?;
         let loaded = State::load(self.host)?;
         let state = loaded.clone().unwrap_or_else(|| State::new(identity.clone()));
@@ -52,13 +57,16 @@ impl<'h> Engine<'h> {
             notifications: Notifications::default(),
             late_changes: Vec::new(),
             undo_failed: false,
+            held: held.is_some(),
             began,
         };
+        run.report.notes.extend(held);
         run.adopt_identity(identity);
         let recovery = run.recover().await?;
         let plan = self.plan(options.stage, Some(&run.state)).await;
         run.take_plan(&plan);
         run.carry_out(&plan, recovery).await?;
+        run.forget_origins()?;
         run.remember(&plan);
         if loaded.as_ref() != Some(&run.state) {
             run.state.boot_id = boot_id(self.host).map_err(EngineError::Identity)?;
@@ -112,6 +120,7 @@ impl<'h> Run<'_, 'h> {
                 log::error!(MESSAGE_ID = event::RESOURCE_BLOCKED, NODEAGENT_RESOURCE = id.as_str(); "{id}: {reason}");
                 (ResourceState::Blocked, reason.clone(), fix.clone())
             }
+            Outcome::Change(change) if self.held => (ResourceState::Drifted, change.summary.clone(), None),
             Outcome::Change(change) if self.options.obey_policy => self.judge_drift(id, change),
             Outcome::Change(change) => (ResourceState::Pending, change.summary.clone(), None),
         }
@@ -160,6 +169,10 @@ impl<'h> Run<'_, 'h> {
         }
         if changes.is_empty() && recovery.resume.is_none() && self.notifications.next().is_none() {
             return Ok(());
+        }
+        if let Some(probation) = &self.options.probation {
+            let until = confirm::arm(self.engine, probation).await?;
+            self.report.notes.push(format!("these changes are taken back at {until} unless you run `agent confirm`"));
         }
         let mut steps = self.begin(plan, changes, recovery.resume)?;
         self.phase(Phase::Apply)?;
@@ -265,6 +278,9 @@ impl<'h> Run<'_, 'h> {
         let now = self.engine.host.clock.now();
         for planned in &plan.resources {
             let Some(resource) = self.engine.resource(&planned.id) else { continue };
+            if resource.is_leftover() {
+                continue;
+            }
             let transaction = match self.state_of(&planned.id) {
                 Some(ResourceState::Changed | ResourceState::NeedsReboot) => self.report.transaction.clone(),
                 // as found, or as left by an earlier transaction
@@ -280,9 +296,42 @@ impl<'h> Run<'_, 'h> {
             let transaction = if changed { self.report.transaction.clone() } else { transaction };
             self.state.resources.insert(planned.id.clone(), Applied { value: resource.applied(), transaction });
         }
+        for id in self.forgotten() {
+            self.state.resources.remove(&id);
+        }
         if self.report.transaction.is_some() {
             self.state.last_transaction.clone_from(&self.report.transaction);
         }
+    }
+
+    /// What has left the config, and is off the host or to be kept there.
+    pub(super) fn forgotten(&self) -> Vec<ResourceId> {
+        let done = |id: &ResourceId| match self.engine.resource(id) {
+            // nothing was ever done for it
+            None => true,
+            Some(resource) if resource.is_leftover() => {
+                matches!(self.state_of(id), Some(ResourceState::Changed | ResourceState::Converged))
+            }
+            Some(_) => false,
+        };
+        self.state.resources.keys().filter(|id| done(id)).cloned().collect()
+    }
+
+    /// Without a transaction nobody else has written down what is forgotten.
+    fn forget_origins(&self) -> Result<(), EngineError> {
+        let forgotten = self.forgotten();
+        if forgotten.is_empty() {
+            return Ok(());
+        }
+        let before = Origins::load(self.engine.host)?;
+        let mut origins = before.clone();
+        for id in &forgotten {
+            origins.forget(id);
+        }
+        if origins != before {
+            origins.save(self.engine.host)?;
+        }
+        Ok(())
     }
 
     fn finish(mut self) -> Result<Report, EngineError> {

@@ -8,6 +8,7 @@ use super::engine::EngineError;
 use super::execute::{StepError, Steps};
 use super::journal::{EndResult, Owner, Record};
 use super::notifications::action_for;
+use super::origin::Origins;
 use super::planned::{Finding, Planned};
 use super::report::{Phase, ResourceState};
 use super::transaction::Transaction;
@@ -121,13 +122,19 @@ impl<'h> Run<'_, 'h> {
     }
 
     fn is_only_enqueued(&self, action: &Action) -> bool {
-        let is_job = |op: &UnitOp| matches!(op, UnitOp::Start | UnitOp::Stop | UnitOp::Restart | UnitOp::TryRestart);
+        let is_job = |op: &UnitOp| {
+            matches!(op, UnitOp::Start | UnitOp::Stop | UnitOp::Restart | UnitOp::TryRestart | UnitOp::TryReload)
+        };
         matches!(self.fit_for_boot(action.clone()), Action::Unit { op, wait: false, .. } if is_job(&op))
     }
 
     /// Looks again: prove by effect.
     async fn verify(&self, id: &ResourceId, change: &Change) -> Result<(), String> {
         let Some(resource) = self.engine.resource(id) else { return Ok(()) };
+        // what takes back says itself whether it did; dnf's history, for one, does not show it
+        if resource.is_leftover() {
+            return Ok(());
+        }
         match self.engine.look(resource, None, &BTreeSet::new()).await.finding {
             Finding::Observed(Outcome::Change(_)) if change.reboot.is_some() => Ok(()),
             Finding::Observed(Outcome::Change(again)) => {
@@ -224,6 +231,8 @@ impl<'h> Run<'_, 'h> {
             Some(_) => EndResult::Degraded,
             None => EndResult::Applied,
         };
+        // before the end, so that a crash between comes back here
+        self.note_origins(&id, steps)?;
         steps.journal().durable(&Record::End { result, at: self.engine.host.clock.now() })?;
         Transaction::prune(self.engine.host)?;
         let message_id = match result {
@@ -234,6 +243,18 @@ impl<'h> Run<'_, 'h> {
         };
         let summary = self.report.summary();
         log::info!(MESSAGE_ID = message_id, NODEAGENT_TXN = id.as_str(); "transaction {id} {result}: {summary}");
+        Ok(())
+    }
+
+    /// What was there before, for when the config does not want it any more.
+    fn note_origins(&self, transaction: &str, steps: &Steps<'h>) -> Result<(), EngineError> {
+        let host = self.engine.host;
+        let before = Origins::load(host)?;
+        let mut origins = before.clone();
+        origins.note(transaction, steps);
+        if origins != before {
+            origins.save(host)?;
+        }
         Ok(())
     }
 

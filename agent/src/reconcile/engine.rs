@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use super::confirm::{ConfirmError, Probation};
 use super::graph::{Graph, GraphError};
 use super::journal::JournalError;
+use super::leftover::Leftover;
 use super::lock::LockError;
+use super::origin::{OriginError, Origins};
 use super::planned::{Finding, Plan, Planned, digest};
 use super::state::{Applied, State, StateError};
 use super::transaction::TransactionError;
@@ -30,6 +33,12 @@ pub enum EngineError {
     /// State.
     #[error(transparent)]
     State(#[from] StateError),
+    /// Changes on probation.
+    #[error(transparent)]
+    Confirm(#[from] ConfirmError),
+    /// What was there before the agent.
+    #[error(transparent)]
+    Origin(#[from] OriginError),
     /// A journal cannot be read.
     #[error(transparent)]
     Transaction(#[from] TransactionError),
@@ -70,6 +79,10 @@ pub struct Options {
     pub in_boot: bool,
     /// How long to wait for another run.
     pub patience: Duration,
+    /// Run though the boot and the timer may not, and leave it so.
+    pub keep_hold: bool,
+    /// Take the changes back unless somebody confirms them.
+    pub probation: Option<Probation>,
     /// Where a test wants a crash.
     #[cfg(any(test, feature = "testing"))]
     pub crash: super::journal::CrashPoint,
@@ -85,6 +98,8 @@ impl Options {
             obey_policy: false,
             in_boot: false,
             patience: Duration::ZERO,
+            keep_hold: false,
+            probation: None,
             #[cfg(any(test, feature = "testing"))]
             crash: super::journal::CrashPoint::default(),
         }
@@ -99,20 +114,41 @@ pub struct Engine<'h> {
     pub(super) graph: Graph,
     pub(super) policy: &'h ReconcileSettings,
     pub(super) notifier: Notifier,
+    only: Option<BTreeSet<ResourceId>>,
 }
 
 impl<'h> Engine<'h> {
-    /// Orders the resources.
+    /// Orders the resources. Those that were applied and have left the config are added.
     pub fn new(
         host: &'h Host,
         platform: &'h Platform,
         policy: &'h ReconcileSettings,
         resources: Vec<Box<dyn Resource>>,
     ) -> Result<Engine<'h>, EngineError> {
+        let mut resources = resources;
+        let known: BTreeSet<ResourceId> = resources.iter().map(|resource| resource.id().clone()).collect();
+        // most of the time nothing has left the config, and then the larger file is not read
+        let left = State::load(host)?.is_some_and(|state| state.resources.keys().any(|id| !known.contains(id)));
+        if left {
+            let leftovers = Leftover::all(&Origins::load(host)?, |id| known.contains(id), policy.removed);
+            resources.extend(leftovers.into_iter().map(|leftover| Box::new(leftover) as Box<dyn Resource>));
+        }
         let edges: Vec<_> = resources.iter().map(|resource| (resource.id().clone(), resource.needs())).collect();
         let graph = Graph::new(&edges)?;
         let resources = resources.into_iter().map(|resource| (resource.id().clone(), resource)).collect();
-        Ok(Engine { host, platform, resources, graph, policy, notifier: Notifier::from_environment() })
+        Ok(Engine { host, platform, resources, graph, policy, notifier: Notifier::from_environment(), only: None })
+    }
+
+    /// Only these, and what they need: the rest is neither looked at nor changed.
+    pub fn limited_to(mut self, ids: &BTreeSet<ResourceId>) -> Engine<'h> {
+        let mut only: BTreeSet<ResourceId> = BTreeSet::new();
+        let mut open: Vec<ResourceId> = ids.iter().cloned().collect();
+        while let Some(id) = open.pop() {
+            open.extend(self.graph.needs(&id).cloned());
+            only.insert(id);
+        }
+        self.only = Some(only);
+        self
     }
 
     /// The resource of this name.
@@ -137,6 +173,7 @@ impl<'h> Engine<'h> {
                     .iter()
                     .filter_map(|id| self.resources.get(id))
                     .filter(|resource| resource.stage() <= stage)
+                    .filter(|resource| self.only.as_ref().is_none_or(|only| only.contains(resource.id())))
                     .map(|resource| self.look(resource.as_ref(), applied, &changing)),
             )
             .await;

@@ -38,6 +38,11 @@ impl<'h> Steps<'h> {
         Steps { host, journal, steps }
     }
 
+    /// What was done and not taken back.
+    pub fn done(&self) -> impl Iterator<Item = &Step> {
+        self.steps.values().filter(|step| step.progress == Progress::Done)
+    }
+
     /// The journal, for records that are no steps.
     pub fn journal(&mut self) -> &mut Journal {
         &mut self.journal

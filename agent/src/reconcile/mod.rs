@@ -11,21 +11,28 @@
 //! - [`notifications`]: reloads and restarts, collapsed
 //! - [`journal`], [`transaction`]: what was done, written and read
 //! - [`recover`]: what a crash left
+//! - [`confirm`]: changes on probation
 //! - [`rollback`]: taking a finished transaction back
+//! - [`reset`]: making a node a plain host again
+//! - [`origin`], [`leftover`]: what was there before us, and what has left the config
 //! - [`state`], [`report`], [`lock`]
 
 mod apply;
+pub mod confirm;
 mod drive;
 pub mod engine;
 pub mod execute;
 pub mod flap;
 pub mod graph;
 pub mod journal;
+pub mod leftover;
 pub mod lock;
 pub mod notifications;
+pub mod origin;
 pub mod planned;
 mod recover;
 pub mod report;
+pub mod reset;
 pub mod rollback;
 pub mod state;
 pub mod transaction;

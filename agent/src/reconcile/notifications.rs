@@ -57,6 +57,7 @@ pub fn action_for(notify: &Notify, wait: bool) -> Action {
         Notify::DaemonReload => Action::DaemonReload,
         Notify::ReloadUdev => Action::ReloadUdev,
         Notify::ReloadDnfCache => Action::DnfCleanMetadata,
+        Notify::ReloadUnit(unit) => Action::Unit { unit: unit.clone(), op: UnitOp::TryReload, wait },
         Notify::RestartUnit(unit) => Action::Unit { unit: unit.clone(), op: UnitOp::TryRestart, wait },
     }
 }

@@ -46,6 +46,11 @@ impl Planned {
         }
     }
 
+    /// Whether somebody else wants it otherwise.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self.finding, Finding::Observed(Outcome::Conflict { .. }))
+    }
+
     /// Whether what needs this resource may go on.
     pub fn is_obstacle(&self) -> bool {
         matches!(self.finding, Finding::Failed { .. } | Finding::Observed(Outcome::Blocked { .. }))

@@ -62,6 +62,7 @@ impl<'h> Run<'_, 'h> {
         self.report.notes.push(format!("transaction {id} was interrupted and {result}: {why}"));
         self.report.notes.extend(failures.into_iter().map(|failure| format!("not undone: {failure}")));
         self.state.resources.retain(|_, applied| applied.transaction.as_ref() != Some(id));
+        super::rollback::forget_origins(self.engine.host, id)?;
         Ok(())
     }
 

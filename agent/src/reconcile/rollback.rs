@@ -1,11 +1,14 @@
 //! Takes back a transaction that has ended.
 
+use super::confirm::{self, Expired};
 use super::engine::{Engine, EngineError, Options};
 use super::execute::Steps;
 use super::journal::{EndResult, Journal, Record};
 use super::lock::Lock;
+use super::origin::Origins;
 use super::state::State;
 use super::transaction::Transaction;
+use crate::host::Host;
 use crate::telemetry::event;
 
 /// What a rollback came to.
@@ -39,22 +42,46 @@ pub fn candidate(engine: &Engine<'_>, id: Option<&str>) -> Result<Transaction, E
     Err(EngineError::NothingToRollBack)
 }
 
+/// What a transaction did that was taken back is not there to be taken back any more.
+pub(super) fn forget_origins(host: &Host, transaction: &str) -> Result<(), EngineError> {
+    let before = Origins::load(host)?;
+    let mut origins = before.clone();
+    origins.forget_transaction(transaction);
+    if origins != before {
+        origins.save(host)?;
+    }
+    Ok(())
+}
+
 /// Takes it back, in reverse.
 pub async fn rollback(engine: &Engine<'_>, id: Option<&str>, options: &Options) -> Result<RolledBack, EngineError> {
     let host = engine.host;
     let _lock = Lock::take(host, "agent rollback", options.patience).await?;
     let transaction = candidate(engine, id)?;
+    undo(host, &transaction, options).await
+}
+
+/// Takes back all changes of `apply --confirm` that nobody has confirmed, if there are any.
+pub async fn unconfirmed(host: &Host, options: &Options) -> Result<Expired, EngineError> {
+    let _lock = Lock::take(host, "agent rollback --unconfirmed", options.patience).await?;
+    confirm::take_back(host, options).await
+}
+
+/// With the lock held.
+#[cfg_attr(not(any(test, feature = "testing")), allow(unused_variables))]
+pub(super) async fn undo(host: &Host, transaction: &Transaction, options: &Options) -> Result<RolledBack, EngineError> {
     let id = transaction.begin.id.clone();
     let journal = Journal::open(host, &id, transaction.steps.len(), transaction.length)?;
     #[cfg(any(test, feature = "testing"))]
     let journal = journal.with_crash_point(options.crash.clone());
-    let mut steps = Steps::of(host, journal, &transaction);
+    let mut steps = Steps::of(host, journal, transaction);
     steps.journal().durable(&Record::Rollback { at: host.clock.now() })?;
     let failures = steps.undo(|_| true).await?;
     if let Some(mut state) = State::load(host)? {
         state.resources.retain(|_, applied| applied.transaction.as_ref() != Some(&id));
         state.save(host)?;
     }
+    forget_origins(host, &id)?;
     let result = if failures.is_empty() { EndResult::Undone } else { EndResult::UndoFailed };
     steps.journal().durable(&Record::End { result, at: host.clock.now() })?;
     let message_id = if failures.is_empty() { event::TRANSACTION_UNDONE } else { event::UNDO_FAILED };

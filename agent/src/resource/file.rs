@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::owned_file::{FileNow, OwnedFile};
-use super::{ObserveError, Past, PlanContext, Resource, ResourceError};
+use super::{Past, PlanContext, Resource, ResourceError};
 use crate::config::settings::{CgroupDriver, RuntimeSettings};
 use crate::host::Host;
 use crate::plan::{Change, Notify, Outcome, ResourceId, Stage};
@@ -68,18 +68,13 @@ impl Resource for FileResource {
         &self.id
     }
 
-    fn needs(&self) -> Vec<ResourceId> {
-        Vec::new()
-    }
-
     fn stage(&self) -> Stage {
         self.stage
     }
 
     async fn plan(&self, host: &Host, context: &PlanContext<'_>) -> Result<Outcome, ResourceError> {
-        let observed = FileNow::observe(&host.root, &self.desired.file.path)
-            .map_err(|error| ResourceError::observe(&self.id, ObserveError::File(error)))?;
-        Ok(plan(&self.id, &self.desired, &observed, &Past::of(context, &self.applied())))
+        let observed = FileNow::observe(&host.root, &self.desired.file.path)?;
+        Ok(plan(&self.id, &self.desired, &observed, &context.past(&self.applied())))
     }
 
     fn explain(&self) -> String {

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::owned_file::{FileNow, HEADER, OwnedFile};
-use super::{ObserveError, Past, PlanContext, Resource, ResourceError};
+use super::{Past, PlanContext, Resource, ResourceError};
 use crate::config::value::ModuleName;
 use crate::host::Host;
 use crate::host::kernel::{ModuleFacts, normal_module_name};
@@ -14,7 +14,7 @@ use crate::plan::{Action, Change, Diff, Outcome, ResourceId, Stage};
 pub const MODULES_LOAD: &str = "/etc/modules-load.d/90-nodeagent.conf";
 
 /// Modules that EL 10 no longer has in its main kernel package.
-const IN_MODULES_EXTRA: [&str; 8] =
+pub(super) const IN_MODULES_EXTRA: [&str; 8] =
     ["br_netfilter", "ip_tables", "ip6_tables", "iptable_nat", "iptable_filter", "nft_compat", "xt_CT", "ip_set"];
 
 /// A module that is wanted.
@@ -33,6 +33,8 @@ pub struct Observed {
     pub release: String,
     /// EL's major, where it is EL.
     pub el_major: Option<u32>,
+    /// The package that has it is installed in this run.
+    pub arriving: bool,
 }
 
 /// Decides.
@@ -52,7 +54,7 @@ pub fn plan(id: &ResourceId, desired: &Desired, observed: &Observed, past: &Past
     if let Some(bar) = &facts.barred {
         return blocked(format!("{name} cannot be loaded: {bar}"), "remove that line".to_owned());
     }
-    if facts.file.is_none() {
+    if facts.file.is_none() && !observed.arriving {
         return blocked(format!("the running kernel {} has no module {name}", observed.release), hint(name, observed));
     }
     if facts.loading_disabled {
@@ -97,6 +99,7 @@ fn hint(name: &str, observed: &Observed) -> String {
 pub struct KernelModule {
     id: ResourceId,
     desired: Desired,
+    needs: Vec<ResourceId>,
 }
 
 impl KernelModule {
@@ -105,7 +108,13 @@ impl KernelModule {
         KernelModule {
             id: ResourceId::new("kernel-module", name.as_str()),
             desired: Desired { name: name.as_str().to_owned() },
+            needs: Vec::new(),
         }
+    }
+
+    /// After what brings its file.
+    pub fn after(self, needs: Vec<ResourceId>) -> KernelModule {
+        KernelModule { needs, ..self }
     }
 }
 
@@ -116,7 +125,7 @@ impl Resource for KernelModule {
     }
 
     fn needs(&self) -> Vec<ResourceId> {
-        Vec::new()
+        self.needs.clone()
     }
 
     fn stage(&self) -> Stage {
@@ -124,13 +133,14 @@ impl Resource for KernelModule {
     }
 
     async fn plan(&self, host: &Host, context: &PlanContext<'_>) -> Result<Outcome, ResourceError> {
-        let facts = host
-            .kernel
-            .module(&self.desired.name)
-            .map_err(|error| ResourceError::observe(&self.id, ObserveError::Kernel(error)))?;
-        let observed =
-            Observed { facts, release: host.kernel.release().to_owned(), el_major: context.platform.el_major() };
-        Ok(plan(&self.id, &self.desired, &observed, &Past::of(context, &self.applied())))
+        let facts = host.kernel.module(&self.desired.name)?;
+        let observed = Observed {
+            facts,
+            release: host.kernel.release().to_owned(),
+            el_major: context.platform.el_major(),
+            arriving: self.needs.iter().any(|need| context.pending.contains(need)),
+        };
+        Ok(plan(&self.id, &self.desired, &observed, &context.past(&self.applied())))
     }
 
     fn explain(&self) -> String {
@@ -175,19 +185,14 @@ impl Resource for ModulesLoad {
         &self.id
     }
 
-    fn needs(&self) -> Vec<ResourceId> {
-        Vec::new()
-    }
-
     fn stage(&self) -> Stage {
         Stage::Early
     }
 
     async fn plan(&self, host: &Host, context: &PlanContext<'_>) -> Result<Outcome, ResourceError> {
-        let observed = FileNow::observe(&host.root, MODULES_LOAD)
-            .map_err(|error| ResourceError::observe(&self.id, ObserveError::File(error)))?;
+        let observed = FileNow::observe(&host.root, MODULES_LOAD)?;
         let desired = super::file::Desired { file: self.file.clone(), notify: Vec::new() };
-        Ok(super::file::plan(&self.id, &desired, &observed, &Past::of(context, &self.applied())))
+        Ok(super::file::plan(&self.id, &desired, &observed, &context.past(&self.applied())))
     }
 
     fn explain(&self) -> String {
@@ -208,7 +213,8 @@ mod tests {
 
     fn decide(facts: ModuleFacts, el_major: u32) -> Outcome {
         let desired = Desired { name: "br_netfilter".into() };
-        let observed = Observed { facts, release: "6.12.0-55.el10.x86_64".into(), el_major: Some(el_major) };
+        let observed =
+            Observed { facts, release: "6.12.0-55.el10.x86_64".into(), el_major: Some(el_major), arriving: false };
         plan(&ResourceId::new("kernel-module", "br_netfilter"), &desired, &observed, &Past::Unknown)
     }
 
@@ -251,6 +257,15 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_module_whose_package_is_about_to_come_is_loaded_after_it() {
+        let desired = Desired { name: "br_netfilter".into() };
+        let release = "6.12.0-55.el10.x86_64".to_owned();
+        let observed = Observed { facts: ModuleFacts::default(), release, el_major: Some(10), arriving: true };
+        let outcome = plan(&ResourceId::new("kernel-module", "br_netfilter"), &desired, &observed, &Past::Unknown);
+        assert!(outcome.change().is_some(), "{outcome:?}");
     }
 
     #[test]

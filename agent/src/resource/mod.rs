@@ -5,6 +5,9 @@
 //! carries out the actions of all kinds alike.
 
 pub mod file;
+pub mod host;
+pub mod join;
+pub mod kernel_extra;
 pub mod kernel_module;
 pub mod kubelet;
 pub mod owned_file;
@@ -12,6 +15,7 @@ pub mod package;
 mod registry;
 pub mod repo;
 pub mod selinux;
+pub mod selinux_boolean;
 pub mod swap;
 pub mod sysctl;
 pub mod unit;
@@ -23,6 +27,7 @@ use async_trait::async_trait;
 pub use registry::registry;
 
 use crate::host::command::CommandError;
+use crate::host::firewall::FirewallError;
 use crate::host::kernel::KernelError;
 use crate::host::systemd::SystemdError;
 use crate::host::{Host, Platform, RootError};
@@ -40,6 +45,9 @@ pub enum ObserveError {
     /// A unit.
     #[error("look at units")]
     Systemd(#[from] SystemdError),
+    /// firewalld.
+    #[error("look at the firewall")]
+    Firewall(#[from] FirewallError),
     /// What a program says.
     #[error("look at packages")]
     Command(#[from] CommandError),
@@ -48,15 +56,9 @@ pub enum ObserveError {
 /// Why there is no plan for a resource.
 #[derive(Debug, thiserror::Error)]
 pub enum ResourceError {
-    /// It could not be looked at.
-    #[error("observe {id}")]
-    Observe {
-        /// Which resource.
-        id: ResourceId,
-        /// Why.
-        #[source]
-        source: Box<ObserveError>,
-    },
+    /// It could not be looked at. Which resource it is stands beside it in every report.
+    #[error(transparent)]
+    Observe(Box<ObserveError>),
     /// A setting that only turns out to be wrong when it meets the platform or another setting.
     #[error("{key}: {problem}")]
     Setting {
@@ -67,9 +69,9 @@ pub enum ResourceError {
     },
 }
 
-impl ResourceError {
-    fn observe(id: &ResourceId, source: ObserveError) -> ResourceError {
-        ResourceError::Observe { id: id.clone(), source: Box::new(source) }
+impl<E: Into<ObserveError>> From<E> for ResourceError {
+    fn from(error: E) -> ResourceError {
+        ResourceError::Observe(Box::new(error.into()))
     }
 }
 
@@ -83,6 +85,13 @@ pub struct PlanContext<'a> {
     pub platform: &'a Platform,
 }
 
+impl PlanContext<'_> {
+    /// What was applied before, compared with what is wanted now.
+    pub fn past(&self, desired: &serde_json::Value) -> Past {
+        if self.last_applied == Some(desired) { Past::AsDesired } else { Past::Unknown }
+    }
+}
+
 /// What was applied before, compared with what is wanted now. Only asked when the host differs from what is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Past {
@@ -93,11 +102,6 @@ pub enum Past {
 }
 
 impl Past {
-    /// Compares.
-    pub fn of(context: &PlanContext<'_>, desired: &serde_json::Value) -> Past {
-        if context.last_applied == Some(desired) { Past::AsDesired } else { Past::Unknown }
-    }
-
     /// Why a change is needed.
     pub fn reason(&self, missing: bool) -> Reason {
         match self {
@@ -128,11 +132,15 @@ pub trait Resource: Send + Sync {
     /// Its name, which is stable: reports, state and overrides use it.
     fn id(&self) -> &ResourceId;
 
-    /// What must be right before it can be. Ids that this node does not have are ignored.
-    fn needs(&self) -> Vec<ResourceId>;
+    /// What must be right before it can be; nothing unless it says so. Ids that this node does not have are ignored.
+    fn needs(&self) -> Vec<ResourceId> {
+        Vec::new()
+    }
 
-    /// The first stage of the boot that may do it.
-    fn stage(&self) -> Stage;
+    /// The first stage of the boot that may do it; most things wait for the network and dnf.
+    fn stage(&self) -> Stage {
+        Stage::Prepare
+    }
 
     /// Looks at the host, changes nothing, and says what has to be done.
     async fn plan(&self, host: &Host, context: &PlanContext<'_>) -> Result<Outcome, ResourceError>;
@@ -142,6 +150,11 @@ pub trait Resource: Send + Sync {
 
     /// True when it cannot be done to a tree that does not run; it is then left for the first boot.
     fn live_only(&self) -> bool {
+        false
+    }
+
+    /// True when the config does not want it any more: after this run it is forgotten.
+    fn is_leftover(&self) -> bool {
         false
     }
 

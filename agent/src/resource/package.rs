@@ -7,12 +7,12 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::repo::DeadRepositories;
-use super::{ObserveError, Past, PlanContext, Resource, ResourceError};
+use super::{Past, PlanContext, Resource, ResourceError};
 use crate::config::kubernetes::KubernetesVersion;
 use crate::config::settings::{KubeletMode, KubernetesSettings, PackageSource};
 use crate::host::Host;
 use crate::host::dnf::{Installed, installed};
-use crate::plan::{Action, Change, Diff, DnfOp, Outcome, Reason, ResourceId, Stage};
+use crate::plan::{Action, Change, Diff, DnfOp, Outcome, Reason, ResourceId};
 
 /// A package that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,16 +192,10 @@ impl Resource for Packages {
         }
     }
 
-    fn stage(&self) -> Stage {
-        Stage::Prepare
-    }
-
     async fn plan(&self, host: &Host, context: &PlanContext<'_>) -> Result<Outcome, ResourceError> {
         let names: Vec<String> = self.desired.packages.iter().map(|wanted| wanted.name.clone()).collect();
-        let observed = installed(host, &names)
-            .await
-            .map_err(|error| ResourceError::observe(&self.id, ObserveError::Command(error)))?;
-        Ok(plan(&self.id, &self.desired, &observed, &Past::of(context, &self.applied())))
+        let observed = installed(host, &names).await?;
+        Ok(plan(&self.id, &self.desired, &observed, &context.past(&self.applied())))
     }
 
     fn explain(&self) -> String {

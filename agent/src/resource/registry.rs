@@ -1,19 +1,29 @@
 //! Which resources a node has, and what each needs.
 
 use super::file::{self, FileResource};
-use super::kernel_module::{KernelModule, ModulesLoad};
+use super::host::firewall::{self, FirewallRules};
+use super::host::hostname::Hostname;
+use super::host::network::UnmanagedInterfaces;
+use super::host::time::TimeSync;
+use super::host::{limits, registries};
+use super::join::Join;
+use super::kernel_extra::KernelExtra;
+use super::kernel_module::{IN_MODULES_EXTRA, KernelModule, ModulesLoad};
 use super::kubelet::KubeletConfig;
 use super::owned_file::OwnedFile;
 use super::package::{Packages, Wanted};
 use super::repo::{self, DeadRepositories, Repo};
 use super::selinux::Selinux;
+use super::selinux_boolean::SelinuxBoolean;
 use super::swap::SwapOff;
 use super::sysctl::Sysctl;
 use super::sysctl::file::SysctlFile;
 use super::unit::{self, Unit};
 use super::{Resource, ResourceError};
+use crate::config::host::FirewallMode;
 use crate::config::settings::{FileSettings, KubeletMode, PackageSource, Role, RuntimeKind, Settings};
 use crate::host::Platform;
+use crate::host::kernel::normal_module_name;
 use crate::plan::{Notify, ResourceId, Stage};
 
 type Resources = Vec<Box<dyn Resource>>;
@@ -25,13 +35,16 @@ const NODE_PACKAGES: [&str; 2] = ["container-selinux", "iproute-tc"];
 /// Every resource of a node with these settings, in an order that reads well; the engine orders by [`Resource::needs`].
 pub fn registry(settings: &Settings, platform: &Platform) -> Result<Vec<Box<dyn Resource>>, ResourceError> {
     let mut all: Resources = Vec::new();
-    kernel(settings, &mut all)?;
+    kernel(settings, platform, &mut all)?;
     all.extend(Selinux::new(settings.selinux).map(boxed));
+    all.extend(settings.selinux_booleans.iter().map(|(name, on)| boxed(SelinuxBoolean::new(name, *on))));
     all.extend(SwapOff::new(settings.swap).map(boxed));
+    host_services(settings, &mut all);
     files(settings, &mut all);
     let repos = repositories(settings, &mut all);
     packages(settings, &repos, &mut all);
     all.extend(KubeletConfig::new(settings, platform)?.map(boxed));
+    all.extend(Join::new(settings)?.map(boxed));
     units(settings, &mut all);
     Ok(all)
 }
@@ -40,12 +53,23 @@ fn boxed<R: Resource + 'static>(resource: R) -> Box<dyn Resource> {
     Box::new(resource)
 }
 
-fn kernel(settings: &Settings, all: &mut Resources) -> Result<(), ResourceError> {
+fn kernel(settings: &Settings, platform: &Platform, all: &mut Resources) -> Result<(), ResourceError> {
     let kernel = &settings.kernel;
     if !kernel.modules.is_empty() {
         all.push(boxed(ModulesLoad::new(&kernel.modules)));
     }
-    all.extend(kernel.modules.iter().map(|name| boxed(KernelModule::new(name))));
+    // EL 10 has moved some modules into a package of their own
+    let moved = platform.el_major().is_some_and(|major| major >= 10) && settings.packages.source == PackageSource::Dnf;
+    let is_extra = |name: &str| moved && IN_MODULES_EXTRA.contains(&normal_module_name(name).as_str());
+    let extra: Vec<String> =
+        kernel.modules.iter().map(|name| name.as_str().to_owned()).filter(|name| is_extra(name)).collect();
+    for name in &kernel.modules {
+        let needs = if is_extra(name.as_str()) { vec![KernelExtra::resource_id()] } else { Vec::new() };
+        all.push(boxed(KernelModule::new(name).after(needs)));
+    }
+    if !extra.is_empty() {
+        all.push(boxed(KernelExtra::new(extra)));
+    }
     if kernel.sysctl.is_empty() {
         return Ok(());
     }
@@ -55,6 +79,29 @@ fn kernel(settings: &Settings, all: &mut Resources) -> Result<(), ResourceError>
         all.push(boxed(Sysctl::new(key.as_str(), rule)?));
     }
     Ok(())
+}
+
+/// Units that take the routes of pod networks away.
+const CLOUD_SETUP: [&str; 2] = ["nm-cloud-setup.service", "nm-cloud-setup.timer"];
+
+fn host_services(settings: &Settings, all: &mut Resources) {
+    let host = &settings.host;
+    all.extend(host.hostname.iter().map(|name| boxed(Hostname::new(name.as_str()))));
+    if settings.kubernetes.is_some() {
+        all.extend(UnmanagedInterfaces::new(&host.unmanaged).map(boxed));
+        let configured = |name: &str| settings.units.iter().any(|unit| unit.name.as_str() == name);
+        let off = CLOUD_SETUP.into_iter().filter(|name| host.disable_nm_cloud_setup && !configured(name));
+        all.extend(off.map(|name| boxed(Unit::off(name))));
+    }
+    all.extend(FirewallRules::new(&host.firewall, settings.node.role).map(boxed));
+    if host.firewall.mode == FirewallMode::Off {
+        all.push(boxed(Unit::off(firewall::UNIT)));
+    }
+    if host.time_sync {
+        all.push(boxed(TimeSync::new(vec![ResourceId::new("package", "host")])));
+    }
+    all.extend(limits::limits(host.limits, settings.kubernetes.is_some()).into_iter().map(boxed));
+    all.extend(registries::registries(&host.registries).map(boxed));
 }
 
 fn files(settings: &Settings, all: &mut Resources) {
@@ -100,7 +147,8 @@ fn repositories(settings: &Settings, all: &mut Resources) -> Vec<ResourceId> {
     if from_dnf {
         all.push(boxed(DeadRepositories::new(wanted.iter().map(repo::Desired::path).collect())));
     }
-    let repos: Vec<Repo> = wanted.into_iter().map(Repo::new).collect();
+    let asked = |desired: repo::Desired| if from_dnf { desired } else { desired.unused() };
+    let repos: Vec<Repo> = wanted.into_iter().map(asked).map(Repo::new).collect();
     let ids = repos.iter().map(|repo| repo.id().clone()).collect();
     all.extend(repos.into_iter().map(boxed));
     ids
@@ -140,6 +188,7 @@ fn units(settings: &Settings, all: &mut Resources) {
             ResourceId::new("package", "kubernetes"),
             ResourceId::single("swap"),
             Unit::resource_id(unit::RUNTIME),
+            Join::resource_id(),
         ];
         // without an API server there is nothing to join
         let joins = settings.node.role != Role::Standalone;

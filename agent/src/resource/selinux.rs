@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{ObserveError, Past, PlanContext, Resource, ResourceError};
 use crate::config::settings::SelinuxMode;
 use crate::host::Host;
-use crate::plan::{Action, Change, Diff, Outcome, ResourceId, Stage};
+use crate::plan::{Action, Change, Diff, Outcome, ResourceId};
 
 /// What libselinux reads. /etc/sysconfig/selinux is a link to it on EL, and where somebody has replaced that link by a file,
 /// this one still is what counts.
@@ -203,17 +203,9 @@ impl Resource for Selinux {
         &self.id
     }
 
-    fn needs(&self) -> Vec<ResourceId> {
-        Vec::new()
-    }
-
-    fn stage(&self) -> Stage {
-        Stage::Prepare
-    }
-
     async fn plan(&self, host: &Host, context: &PlanContext<'_>) -> Result<Outcome, ResourceError> {
-        let observed = Selinux::observe(host).map_err(|error| ResourceError::observe(&self.id, error))?;
-        Ok(plan(&self.id, &self.desired, &observed, &Past::of(context, &self.applied())))
+        let observed = Selinux::observe(host)?;
+        Ok(plan(&self.id, &self.desired, &observed, &context.past(&self.applied())))
     }
 
     fn explain(&self) -> String {

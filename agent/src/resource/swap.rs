@@ -8,7 +8,7 @@ use super::{ObserveError, Past, PlanContext, Resource, ResourceError};
 use crate::config::settings::SwapPolicy;
 use crate::host::Host;
 use crate::host::kernel::Swap;
-use crate::plan::{Action, Change, Diff, Outcome, Reason, ResourceId, Stage, UnitOp};
+use crate::plan::{Action, Change, Diff, Outcome, Reason, ResourceId, UnitOp};
 
 const FSTAB: &str = "/etc/fstab";
 
@@ -158,17 +158,9 @@ impl Resource for SwapOff {
         &self.id
     }
 
-    fn needs(&self) -> Vec<ResourceId> {
-        Vec::new()
-    }
-
-    fn stage(&self) -> Stage {
-        Stage::Prepare
-    }
-
     async fn plan(&self, host: &Host, context: &PlanContext<'_>) -> Result<Outcome, ResourceError> {
-        let observed = SwapOff::observe(host).await.map_err(|error| ResourceError::observe(&self.id, error))?;
-        Ok(plan(&self.id, &observed, &Past::of(context, &self.applied())))
+        let observed = SwapOff::observe(host).await?;
+        Ok(plan(&self.id, &observed, &context.past(&self.applied())))
     }
 
     fn explain(&self) -> String {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bus;
+mod firewall;
 mod mock;
 
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use bus::{PrivateBus, spoof};
 use mock::{Behaviour, Mock, Unit};
 use nodeagent::host::Ledger;
 use nodeagent::host::systemd::bus::Bus;
-use nodeagent::host::systemd::{JobKind, JobResult, Systemd, SystemdError, Transient, UnitFileState};
+use nodeagent::host::systemd::{JobKind, JobResult, Systemd, SystemdError, Timer, Transient, UnitFileState};
 use tempfile::TempDir;
 
 /// A mock on a bus, a client of it, and what keeps them alive.
@@ -180,6 +181,31 @@ async fn a_program_in_a_unit_of_its_own_hands_back_its_exit_status() {
     transient.name = "f.service".into();
     assert_eq!(scene.client.run_transient(&transient).await.unwrap(), 3);
     assert!(scene.mock.calls().contains(&"reset-failed f.service".to_owned()));
+}
+
+#[tokio::test]
+async fn a_timer_that_is_armed_brings_the_service_that_it_starts() {
+    let unit = Unit { kind: "", ..Unit::new(Behaviour::Normal) };
+    let Some(scene) = scene(&[("later.timer", unit)]).await else { return };
+    let timer = Timer {
+        name: "later".into(),
+        description: "test".into(),
+        after: Duration::from_secs(600),
+        command: vec!["/usr/bin/agent".into(), "rollback".into()],
+    };
+    scene.client.start_timer(&timer).await.unwrap();
+    {
+        let state = scene.mock.state();
+        // as bus_timer_set_transient_property() of systemd reads them
+        assert_eq!(state.transient["TimersMonotonic"].value_signature().to_string(), "a(st)");
+        assert_eq!(u64::try_from(state.transient["AccuracyUSec"].try_clone().unwrap()).unwrap(), 1_000_000);
+        let service = &state.auxiliary["later.service"];
+        assert_eq!(service["ExecStart"].value_signature().to_string(), "a(sasb)");
+    }
+    assert!(scene.client.unit("later.timer").await.unwrap().is_active());
+    scene.client.stop_timer("later").await.unwrap();
+    assert!(scene.mock.calls().contains(&"stop later.timer replace".to_owned()), "{:?}", scene.mock.calls());
+    scene.client.stop_timer("never").await.unwrap();
 }
 
 #[tokio::test]

@@ -68,6 +68,7 @@ pub struct State {
     pub calls: Vec<String>,
     pub system: String,
     pub transient: BTreeMap<String, OwnedValue>,
+    pub auxiliary: BTreeMap<String, BTreeMap<String, OwnedValue>>,
     pub reload_takes: Duration,
     next_job: u32,
     closing: Option<tokio::sync::oneshot::Sender<()>>,
@@ -272,6 +273,15 @@ impl Manager {
         self.0.job("start", &name, &mode, &emitter).await
     }
 
+    async fn reload_unit(
+        &self,
+        name: String,
+        mode: String,
+        #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
+    ) -> Result<OwnedObjectPath, Refused> {
+        self.0.job("reload", &name, &mode, &emitter).await
+    }
+
     async fn restart_unit(
         &self,
         name: String,
@@ -333,10 +343,12 @@ impl Manager {
         name: String,
         mode: String,
         properties: Vec<(String, OwnedValue)>,
-        _auxiliary: Vec<(String, Vec<(String, OwnedValue)>)>,
+        auxiliary: Vec<(String, Vec<(String, OwnedValue)>)>,
         #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
     ) -> Result<OwnedObjectPath, Refused> {
         self.0.state().transient = properties.into_iter().collect();
+        self.0.state().auxiliary =
+            auxiliary.into_iter().map(|(name, properties)| (name, properties.into_iter().collect())).collect();
         self.0.job("transient", &name, &mode, &emitter).await
     }
 

@@ -3,10 +3,12 @@
 //! Nothing here is scripted. Loading a module makes its files appear, dnf installs from a map, a unit that is started is
 //! active, and what is written by the code under test is what it reads back.
 
+mod firewall;
 mod programs;
 mod units;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -18,6 +20,7 @@ use super::ledger::Ledger;
 use super::platform::Platform;
 use super::root::Root;
 use super::{Host, Mode};
+pub use firewall::FakeFirewall;
 pub use programs::{FakePrograms, Repository};
 pub use units::{FakeSystemd, FakeUnit};
 
@@ -70,6 +73,8 @@ pub struct FakeHost {
     pub host: Host,
     /// Its units.
     pub systemd: Arc<FakeSystemd>,
+    /// Its firewall.
+    pub firewall: Arc<FakeFirewall>,
     /// Its packages and repositories.
     pub programs: Arc<FakePrograms>,
     /// Its clock.
@@ -94,10 +99,12 @@ impl FakeHost {
         let programs = Arc::new(FakePrograms::new(root.clone(), ledger.clone()));
         let systemd = Arc::new(FakeSystemd::new(root.clone(), ledger.clone()));
         let clock = Arc::new(FakeClock::default());
+        let firewall = Arc::new(FakeFirewall::new(ledger.clone()));
         let swap = Arc::new(FakeSwap { dir: dir.to_owned() });
         let host = Host {
             kernel: Kernel::new(root.clone(), programs.clone(), swap, KERNEL),
             systemd: systemd.clone(),
+            firewall: firewall.clone(),
             commands: programs.clone(),
             clock: clock.clone(),
             mode: Mode::Live,
@@ -105,7 +112,7 @@ impl FakeHost {
             root,
             ledger,
         };
-        Ok(FakeHost { host, systemd, programs, clock })
+        Ok(FakeHost { host, systemd, firewall, programs, clock })
     }
 
     /// What kind of system it is.
@@ -146,24 +153,36 @@ fn seed(path: &Path, text: &str) -> std::io::Result<()> {
 
 /// A clock that stands until it is set.
 #[derive(Debug, Default)]
-pub struct FakeClock(Mutex<Timestamp>);
+pub struct FakeClock {
+    now: Mutex<Timestamp>,
+    unsynchronized: AtomicBool,
+}
 
 impl FakeClock {
     /// Sets it.
     pub fn set(&self, now: Timestamp) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
     /// Moves it on.
     pub fn advance(&self, by: std::time::Duration) {
-        let mut now = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         *now += by;
+    }
+
+    /// Nobody keeps it in step any more, or somebody does again.
+    pub fn synchronized(&self, synchronized: bool) {
+        self.unsynchronized.store(!synchronized, Ordering::Relaxed);
     }
 }
 
 impl Clock for FakeClock {
     fn now(&self) -> Timestamp {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_synchronized(&self) -> bool {
+        !self.unsynchronized.load(Ordering::Relaxed)
     }
 }
 

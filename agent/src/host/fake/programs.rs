@@ -96,6 +96,22 @@ impl FakePrograms {
         Ok(done(""))
     }
 
+    /// Joins when it is told a token that the cluster knows, and leaves what a join leaves.
+    fn kubeadm(&self) -> Result<Output, std::io::Error> {
+        let dir = self.root.path();
+        let config = std::fs::read_to_string(dir.join("run/nodeagent/kubeadm-join.yaml"))?;
+        if !config.contains("abcdef.0123456789abcdef") {
+            let token = config.lines().find_map(|line| line.trim().strip_prefix("token: ")).unwrap_or_default();
+            return Ok(failed(1, &format!("error execution phase preflight: couldn't validate token {token}")));
+        }
+        std::fs::create_dir_all(dir.join("etc/kubernetes"))?;
+        std::fs::write(
+            dir.join("etc/kubernetes/kubelet.conf"),
+            "clusters:\n- cluster:\n    server: https://10.0.0.1:6443\n",
+        )?;
+        Ok(done(""))
+    }
+
     fn rpm(&self, args: &[String]) -> Output {
         let state = self.state();
         let names = args.iter().skip_while(|arg| *arg != "--").skip(1);
@@ -188,7 +204,14 @@ impl CommandRunner for FakePrograms {
             }
             "/usr/bin/rpm" => Ok(self.rpm(&command.args)),
             "/usr/bin/dnf" => Ok(self.dnf(&command.args)),
-            "/usr/bin/udevadm" => Ok(done("")),
+            "/usr/sbin/setsebool" => {
+                let [_, name, value] = &command.args[..] else { return Ok(failed(1, "usage")) };
+                let path = self.root.path().join("sys/fs/selinux/booleans").join(name);
+                let written = std::fs::write(path, format!("{value} {value}"));
+                written.map(|()| done("")).map_err(|source| CommandError::Start { program, source })
+            }
+            "/usr/bin/kubeadm" => self.kubeadm().map_err(|source| CommandError::Start { program, source }),
+            "/usr/bin/udevadm" | "/usr/bin/crictl" => Ok(done("")),
             _ => Err(CommandError::Start { program, source: std::io::ErrorKind::NotFound.into() }),
         }
     }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use crate::host::ledger::Ledger;
 use crate::host::root::Root;
-use crate::host::systemd::{JobKind, Systemd, SystemdError, Transient, UnitFileState, UnitStatus};
+use crate::host::systemd::{JobKind, Systemd, SystemdError, Timer, Transient, UnitFileState, UnitStatus};
 
 /// Where the fake's drop-ins are looked for.
 const DROP_INS: [&str; 2] = ["/etc/systemd/system", "/usr/lib/systemd/system"];
@@ -46,6 +46,7 @@ struct State {
     read: BTreeMap<String, DropIns>,
     /// What a masked unit is again when it is unmasked: its links stay.
     beneath: BTreeMap<String, UnitFileState>,
+    timers: BTreeMap<String, Timer>,
     dead: bool,
 }
 
@@ -76,6 +77,11 @@ impl FakeSystemd {
     /// A unit as it is now.
     pub fn get(&self, name: &str) -> Option<FakeUnit> {
         self.state().units.get(name).cloned()
+    }
+
+    /// A timer that is armed.
+    pub fn timer(&self, name: &str) -> Option<Timer> {
+        self.state().timers.get(name).cloned()
     }
 
     /// systemd does not answer any more, or again.
@@ -143,10 +149,13 @@ impl FakeSystemd {
         if unit.state == UnitFileState::Masked && kind != JobKind::Stop {
             return Err(SystemdError::Masked { unit: name.to_owned() });
         }
-        if kind == JobKind::TryRestart && !unit.active {
+        if matches!(kind, JobKind::TryRestart | JobKind::TryReload) && !unit.active {
             return Ok(());
         }
         self.ledger.note(format!("{} {name}", kind.verb()));
+        if kind == JobKind::TryReload {
+            return Ok(());
+        }
         if kind == JobKind::Stop {
             unit.active = false;
             return Ok(());
@@ -230,5 +239,18 @@ impl Systemd for FakeSystemd {
     async fn run_transient(&self, unit: &Transient) -> Result<i32, SystemdError> {
         // a host that needs this has the agent inside a unit; the fake has it outside
         Err(SystemdError::Offline { call: "run", unit: unit.name.clone() })
+    }
+
+    async fn start_timer(&self, timer: &Timer) -> Result<(), SystemdError> {
+        self.alive("start timer", &timer.name)?;
+        self.ledger.note(format!("start timer {}", timer.name));
+        self.state().timers.insert(timer.name.clone(), timer.clone());
+        Ok(())
+    }
+
+    async fn stop_timer(&self, name: &str) -> Result<(), SystemdError> {
+        self.alive("stop timer", name)?;
+        self.state().timers.remove(name);
+        Ok(())
     }
 }

@@ -185,6 +185,13 @@ impl Kernel {
         Ok(self.live_text("/sys/fs/selinux/enforce")?.map(|text| text.trim() == "1"))
     }
 
+    /// A boolean of the policy that is loaded; none when it has no such boolean, or SELinux is off.
+    pub fn selinux_boolean(&self, name: &str) -> Result<Option<bool>, KernelError> {
+        let text = self.live_text(&format!("/sys/fs/selinux/booleans/{name}"))?;
+        // the value now, and the value that a commit would set
+        Ok(text.map(|text| text.split_whitespace().next() == Some("1")))
+    }
+
     /// Sets the mode until the next boot.
     pub fn set_enforcing(&self, enforcing: bool) -> Result<(), KernelError> {
         let value = if enforcing { "1" } else { "0" };

@@ -6,6 +6,7 @@
 
 mod append;
 mod resolve;
+mod tree;
 mod write;
 
 pub use write::Ownership;
@@ -324,6 +325,15 @@ impl Root {
             }
         }
         Ok(files)
+    }
+
+    /// Bytes that root's programs can still write where the path is; none when it does not exist.
+    pub fn free_bytes(&self, path: &str) -> Result<Option<u64>, RootError> {
+        let Some(dir) = self.open_existing(path, OFlag::O_RDONLY)? else { return Ok(None) };
+        let stat =
+            nix::sys::statvfs::fstatvfs(&dir).map_err(|source| RootError::Open { path: path.to_owned(), source })?;
+        #[allow(clippy::useless_conversion)] // the types differ between C libraries
+        Ok(Some(u64::from(stat.blocks_available()) * u64::from(stat.fragment_size())))
     }
 
     /// True when something accepts connections on the Unix socket. Blocks while its queue is full.

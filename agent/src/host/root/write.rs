@@ -160,7 +160,7 @@ impl Root {
         Err(RootError::Write { path: path.to_owned(), step: "follow links", source: Errno::ELOOP })
     }
 
-    fn refuse_kernel_state(&self, path: &str, dir: &OwnedFd) -> Result<(), RootError> {
+    pub(super) fn refuse_kernel_state(&self, path: &str, dir: &OwnedFd) -> Result<(), RootError> {
         if !self.offline {
             return Ok(());
         }

@@ -13,7 +13,7 @@ use zbus::zvariant::{OwnedValue, Value};
 use super::connection::{Address, CALL, Link, Links, SERVICE};
 use super::job::Job;
 use super::proxy::ManagerProxy;
-use super::{JobKind, JobResult, Systemd, SystemdError, Transient, UnitFileState, UnitStatus, settle};
+use super::{JobKind, JobResult, Systemd, SystemdError, Timer, Transient, UnitFileState, UnitStatus, settle};
 use crate::host::ledger::Ledger;
 
 /// systemd's own default for a start is 90 s, and a unit may ask for more.
@@ -164,7 +164,7 @@ impl Systemd for Bus {
 
     async fn run_job(&self, kind: JobKind, name: &str) -> Result<(), SystemdError> {
         // one that keeps dying and being started (a kubelet before its join) takes new settings up by itself
-        if kind == JobKind::TryRestart && !self.unit(name).await?.is_active() {
+        if matches!(kind, JobKind::TryRestart | JobKind::TryReload) && !self.unit(name).await?.is_active() {
             return Ok(());
         }
         let mode = self.job_mode().await?;
@@ -193,7 +193,7 @@ impl Systemd for Bus {
     }
 
     async fn run_transient(&self, unit: &Transient) -> Result<i32, SystemdError> {
-        let Some(program) = unit.command.first() else {
+        let Some(exec_start) = exec_start(&unit.command) else {
             return Err(SystemdError::BadName { unit: unit.name.clone() });
         };
         self.ledger.note(format!("run as {}: {}", unit.name, unit.command.join(" ")));
@@ -208,7 +208,7 @@ impl Systemd for Bus {
             ("Environment", Value::from(environment)),
             ("StandardOutputFile", Value::from(unit.output.as_str())),
             ("StandardErrorFile", Value::from(unit.errors.as_str())),
-            ("ExecStart", Value::from(vec![(program.as_str(), unit.command.clone(), false)])),
+            ("ExecStart", exec_start),
         ];
         let name = unit.name.as_str();
         let job = Job { verb: "run", unit: name, deadline: unit.deadline + CALL };
@@ -231,6 +231,59 @@ impl Systemd for Bus {
             }),
         }
     }
+
+    async fn start_timer(&self, timer: &Timer) -> Result<(), SystemdError> {
+        let (name, service) = (format!("{}.timer", timer.name), format!("{}.service", timer.name));
+        let Some(exec_start) = exec_start(&timer.command) else { return Err(SystemdError::BadName { unit: name }) };
+        self.stop_timer(&timer.name).await?;
+        self.ledger.note(format!("start timer {name}: {}", timer.command.join(" ")));
+        let after = u64::try_from(timer.after.as_micros()).unwrap_or(u64::MAX);
+        let properties = [
+            ("Description", Value::from(timer.description.as_str())),
+            ("TimersMonotonic", Value::from(vec![("OnActiveSec", after)])),
+            ("AccuracyUSec", Value::from(1_000_000_u64)),
+            ("RemainAfterElapse", Value::from(false)),
+        ];
+        let started = [
+            ("Description", Value::from(timer.description.as_str())),
+            ("Type", Value::from("oneshot")),
+            ("ExecStart", exec_start),
+        ];
+        let auxiliary = [(service.as_str(), started.as_slice())];
+        let (name, properties, auxiliary) = (name.as_str(), &properties, &auxiliary);
+        let job = Job { verb: "start timer", unit: name, deadline: CALL };
+        let ended = job
+            .run(&self.links, |m| async move { m.start_transient_unit(name, "replace", properties, auxiliary).await })
+            .await?;
+        match ended {
+            None | Some(JobResult::Done) => {}
+            Some(result) => {
+                let state = self.unit(name).await?.in_words();
+                return Err(SystemdError::Job { verb: "start timer", unit: name.to_owned(), result, state });
+            }
+        }
+        // what is armed on paper alone would take nothing back
+        let status = self.unit(name).await?;
+        match status.is_active() {
+            true => Ok(()),
+            false => Err(SystemdError::Unhealthy { unit: name.to_owned(), state: status.in_words() }),
+        }
+    }
+
+    async fn stop_timer(&self, name: &str) -> Result<(), SystemdError> {
+        let timer = format!("{name}.timer");
+        if self.unit(&timer).await?.exists() {
+            self.ledger.note(format!("stop timer {timer}"));
+            self.forget(&timer).await;
+        }
+        Ok(())
+    }
+}
+
+/// What a unit needs to be run once: its program.
+fn exec_start(command: &[String]) -> Option<Value<'static>> {
+    let program = command.first()?.clone();
+    Some(Value::from(vec![(program, command.to_vec(), false)]))
 }
 
 impl Bus {
@@ -255,6 +308,7 @@ async fn start(
         JobKind::Stop => manager.stop_unit(name, mode).await,
         JobKind::Restart => manager.restart_unit(name, mode).await,
         JobKind::TryRestart => manager.try_restart_unit(name, mode).await,
+        JobKind::TryReload => manager.reload_unit(name, mode).await,
     }
 }
 

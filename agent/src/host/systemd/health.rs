@@ -25,7 +25,9 @@ impl Health {
             JobKind::Stop if unit.is_active() => Health::Bad,
             JobKind::Stop => Health::Good,
             // an inactive unit stays as it is
-            JobKind::TryRestart if unit.active_state == "inactive" => Health::Good,
+            JobKind::TryRestart | JobKind::TryReload if unit.active_state == "inactive" => Health::Good,
+            // the same process goes on: there is nothing to prove
+            JobKind::TryReload if unit.is_active() => Health::Good,
             _ if unit.active_state == "failed" => Health::Bad,
             _ if unit.service_type == "oneshot" => Health::of_oneshot(unit),
             _ if unit.is_active() && unit.service_type.is_empty() => Health::Good,

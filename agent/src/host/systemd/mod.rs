@@ -29,6 +29,8 @@ pub enum JobKind {
     Restart,
     /// As restart, if it is active.
     TryRestart,
+    /// Its files read again, if it is active.
+    TryReload,
 }
 
 impl JobKind {
@@ -39,6 +41,7 @@ impl JobKind {
             JobKind::Stop => "stop",
             JobKind::Restart => "restart",
             JobKind::TryRestart => "try-restart",
+            JobKind::TryReload => "try-reload",
         }
     }
 }
@@ -74,6 +77,19 @@ impl JobResult {
             _ => JobResult::Other,
         }
     }
+}
+
+/// A program that systemd runs later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timer {
+    /// Of the timer and of the service, without their endings.
+    pub name: String,
+    /// For people.
+    pub description: String,
+    /// How much later.
+    pub after: Duration,
+    /// Program and arguments.
+    pub command: Vec<String>,
 }
 
 /// A program that runs as a unit of its own, so that nothing that happens to the agent's unit ends it.
@@ -240,4 +256,11 @@ pub trait Systemd: Send + Sync {
 
     /// Runs a program as a unit of its own, to its end; its exit status.
     async fn run_transient(&self, unit: &Transient) -> Result<i32, SystemdError>;
+
+    /// Has systemd run a program later, whatever becomes of this process. A timer of the same name is replaced. It does not
+    /// outlive a reboot.
+    async fn start_timer(&self, timer: &Timer) -> Result<(), SystemdError>;
+
+    /// Lets go of such a timer; of one that is not there too.
+    async fn stop_timer(&self, name: &str) -> Result<(), SystemdError>;
 }

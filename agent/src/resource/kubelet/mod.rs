@@ -14,7 +14,7 @@ use super::owned_file::{FileNow, HEADER, OwnedFile, missing_directories};
 use super::{ObserveError, Past, PlanContext, Resource, ResourceError, digest};
 use crate::config::settings::{KubeletMode, Settings};
 use crate::host::{Host, Platform};
-use crate::plan::{Action, Change, Diff, Notify, Outcome, ResourceId, Stage};
+use crate::plan::{Action, Change, Diff, Notify, Outcome, ResourceId};
 use config::Input;
 use version::Minor;
 
@@ -212,16 +212,11 @@ impl Resource for KubeletConfig {
         vec![ResourceId::new("package", "kubernetes")]
     }
 
-    fn stage(&self) -> Stage {
-        Stage::Prepare
-    }
-
     async fn plan(&self, host: &Host, context: &PlanContext<'_>) -> Result<Outcome, ResourceError> {
-        let failed = |error| ResourceError::observe(&self.id, error);
-        let stub = host.root.end_of_links("/etc/resolv.conf").map_err(|error| failed(error.into()))?;
+        let stub = host.root.end_of_links("/etc/resolv.conf")?;
         let (minor, desired) = self.desired(stub.ends_with("/stub-resolv.conf"))?;
-        let observed = KubeletConfig::observe(host, &desired).map_err(failed)?;
-        Ok(plan(&self.id, minor, &desired, &observed, &Past::of(context, &self.applied())))
+        let observed = KubeletConfig::observe(host, &desired)?;
+        Ok(plan(&self.id, minor, &desired, &observed, &context.past(&self.applied())))
     }
 
     fn explain(&self) -> String {

@@ -35,7 +35,11 @@ fn settings(version: &str, mode: KubeletMode, role: Role) -> Settings {
         repos: vec![],
         files: vec![],
         units: vec![],
+        join: None,
+        selinux_booleans: std::collections::BTreeMap::new(),
+        host: crate::config::host::HostSettings::default(),
         reconcile: ReconcileSettings {
+            removed: crate::config::settings::RemovedPolicy::Report,
             policy: DriftPolicy::Repair,
             overrides: Default::default(),
             max_repairs_per_hour: 6,

@@ -8,7 +8,7 @@ use super::super::{PlanContext, Resource, ResourceError};
 use super::ini::Section;
 use super::{DIR, all_sections};
 use crate::host::Host;
-use crate::plan::{Outcome, ResourceId, Stage};
+use crate::plan::{Outcome, ResourceId};
 
 /// Part of a URL, and what became of it.
 const GONE: [(&str, &str); 6] = [
@@ -66,16 +66,8 @@ impl Resource for DeadRepositories {
         &self.id
     }
 
-    fn needs(&self) -> Vec<ResourceId> {
-        Vec::new()
-    }
-
-    fn stage(&self) -> Stage {
-        Stage::Prepare
-    }
-
     async fn plan(&self, host: &Host, _context: &PlanContext<'_>) -> Result<Outcome, ResourceError> {
-        let sections = all_sections(host).map_err(|error| ResourceError::observe(&self.id, error))?;
+        let sections = all_sections(host)?;
         Ok(plan(&sections, &self.ours))
     }
 

@@ -12,7 +12,7 @@ use super::owned_file::{FileNow, HEADER, OwnedFile};
 use super::{ObserveError, Past, PlanContext, Resource, ResourceError, digest};
 use crate::config::settings::{KubernetesSettings, RepoSettings};
 use crate::host::Host;
-use crate::plan::{Change, Notify, Outcome, ResourceId, Stage};
+use crate::plan::{Action, Change, Notify, Outcome, ResourceId};
 use ini::Section;
 
 /// Where dnf looks.
@@ -28,6 +28,8 @@ const EXCLUDED: [&str; 5] = ["kubelet", "kubeadm", "kubectl", "cri-tools", "kube
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Desired {
     section: Section,
+    /// The agent installs from it: it has to answer before it counts as set up.
+    has_to_answer: bool,
 }
 
 impl Desired {
@@ -78,7 +80,13 @@ impl Desired {
 
     fn new(name: &str, entries: Vec<(&str, String)>) -> Desired {
         let entries = entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        Desired { section: Section { name: name.to_owned(), entries } }
+        let section = Section { name: name.to_owned(), entries };
+        Desired { has_to_answer: section.flag("enabled", true), section }
+    }
+
+    /// For a node whose packages are in its image: nobody asks the repository now, and there may be no network.
+    pub fn unused(self) -> Desired {
+        Desired { has_to_answer: false, ..self }
     }
 
     /// The path of its file.
@@ -121,6 +129,8 @@ pub struct Observed {
     pub file: FileNow,
     /// Another file with a section of this name.
     pub also_in: Option<String>,
+    /// The tree is not running: nothing can be asked.
+    pub offline: bool,
 }
 
 /// Decides.
@@ -139,13 +149,20 @@ pub fn plan(id: &ResourceId, desired: &Desired, observed: &Observed, past: &Past
     let Some(step) = OwnedFile::public(&path, desired.render()).step_unless(&observed.file, same) else {
         return Outcome::converged();
     };
+    let mut actions = step.actions;
+    let probes = desired.has_to_answer && !observed.offline;
+    if probes {
+        // proven by its answer: one that is dead would make every later transaction of dnf fail, and its file goes again
+        actions.push(Action::ProbeRepository { repo: desired.section.name.clone() });
+    }
     Outcome::Change(Change {
         id: id.clone(),
         reason: past.reason(step.missing),
         summary: format!("set up the dnf repository {}", desired.section.name),
         diffs: step.diffs,
-        actions: step.actions,
-        notify: vec![Notify::ReloadDnfCache],
+        actions,
+        // a probe asks for the metadata anew itself
+        notify: if probes { Vec::new() } else { vec![Notify::ReloadDnfCache] },
         reboot: None,
     })
 }
@@ -183,7 +200,7 @@ impl Repo {
             .into_iter()
             .find(|(file, section)| *file != path && section.name == self.desired.section.name)
             .map(|(file, _)| file);
-        Ok(Observed { file: FileNow::observe(&host.root, &path)?, also_in })
+        Ok(Observed { file: FileNow::observe(&host.root, &path)?, also_in, offline: host.is_offline() })
     }
 }
 
@@ -193,24 +210,17 @@ impl Resource for Repo {
         &self.id
     }
 
-    fn needs(&self) -> Vec<ResourceId> {
-        Vec::new()
-    }
-
-    fn stage(&self) -> Stage {
-        Stage::Prepare
-    }
-
     async fn plan(&self, host: &Host, context: &PlanContext<'_>) -> Result<Outcome, ResourceError> {
-        let observed = self.observe(host).map_err(|error| ResourceError::observe(&self.id, error))?;
-        Ok(plan(&self.id, &self.desired, &observed, &Past::of(context, &self.applied())))
+        let observed = self.observe(host)?;
+        Ok(plan(&self.id, &self.desired, &observed, &context.past(&self.applied())))
     }
 
     fn explain(&self) -> String {
         let (name, path) = (&self.desired.section.name, self.desired.path());
         format!(
-            "{path} sets up the dnf repository {name}. Compared by meaning: comments and order do not count. By hand: \
-             cat {path}; dnf --disablerepo='*' --enablerepo={name} makecache"
+            "{path} sets up the dnf repository {name}. Compared by meaning: comments and order do not count. After a change \
+             the repository has to answer, or the file goes again. By hand: cat {path}; \
+             dnf --disablerepo='*' --enablerepo={name} --refresh makecache"
         )
     }
 

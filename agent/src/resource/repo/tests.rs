@@ -14,7 +14,7 @@ fn kubernetes(version: &str, baseurl: Option<&str>) -> Desired {
 
 fn file(text: &str) -> Observed {
     let found = Found::File { text: Some(text.to_owned()), mode: 0o644, uid: 0, gid: 0 };
-    Observed { file: FileNow { missing_directories: vec![], found: Some(found) }, also_in: None }
+    Observed { file: FileNow { missing_directories: vec![], found: Some(found) }, also_in: None, offline: false }
 }
 
 fn decide(desired: &Desired, observed: &Observed) -> Outcome {
@@ -56,7 +56,12 @@ fn any_difference_that_dnf_sees_is_repaired() {
     ] {
         let outcome = decide(&desired, &file(&wrong));
         let change = outcome.change().unwrap_or_else(|| panic!("{wrong}"));
-        assert!(matches!(&change.actions[..], [Action::WriteFile { content, .. }] if *content == text));
+        assert!(
+            matches!(&change.actions[..], [Action::WriteFile { content, .. }, Action::ProbeRepository { repo }]
+                if *content == text && repo == "kubernetes"),
+            "{:?}",
+            change.actions
+        );
     }
 }
 
@@ -86,4 +91,18 @@ fn several_urls_survive_a_round_trip() {
     assert_eq!(sections[0].list("baseurl"), ["http://a/x", "https://b/$basearch/"]);
     assert_eq!(sections[0].get("name"), Some("Local = one"));
     assert!(desired.same_meaning(&desired.render()));
+}
+
+#[test]
+fn only_a_repository_that_the_agent_installs_from_is_asked() {
+    let missing =
+        Observed { file: FileNow { missing_directories: vec![], found: None }, also_in: None, offline: false };
+    let asks = |desired: &Desired, observed: &Observed| {
+        let outcome = decide(desired, observed);
+        outcome.change().unwrap().actions.iter().any(|action| matches!(action, Action::ProbeRepository { .. }))
+    };
+    let desired = kubernetes("1.36", None);
+    assert!(asks(&desired, &missing));
+    assert!(!asks(&desired, &Observed { offline: true, ..missing.clone() }), "a tree has no network of its own");
+    assert!(!asks(&desired.unused(), &missing), "an image that has its packages");
 }

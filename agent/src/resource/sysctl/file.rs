@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::super::owned_file::{FileNow, HEADER, OwnedFile};
-use super::super::{ObserveError, Past, PlanContext, Resource, ResourceError, digest};
+use super::super::{ObserveError, PlanContext, Resource, ResourceError, digest};
 use super::{Desired, boot_files, conf, parameter};
 use crate::config::settings::{SysctlRule, SysctlWant};
 use crate::config::value::SysctlKey;
@@ -96,20 +96,15 @@ impl Resource for SysctlFile {
         &self.id
     }
 
-    fn needs(&self) -> Vec<ResourceId> {
-        Vec::new()
-    }
-
     fn stage(&self) -> Stage {
         Stage::Early
     }
 
     async fn plan(&self, host: &Host, context: &PlanContext<'_>) -> Result<Outcome, ResourceError> {
-        let failed = |error| ResourceError::observe(&self.id, error);
-        let content = self.wanted_text(host).map_err(failed)?;
-        let observed = FileNow::observe(&host.root, SYSCTL_FILE).map_err(|error| failed(error.into()))?;
+        let content = self.wanted_text(host)?;
+        let observed = FileNow::observe(&host.root, SYSCTL_FILE)?;
         let desired = super::super::file::Desired { file: OwnedFile::public(SYSCTL_FILE, content), notify: Vec::new() };
-        Ok(super::super::file::plan(&self.id, &desired, &observed, &Past::of(context, &self.applied())))
+        Ok(super::super::file::plan(&self.id, &desired, &observed, &context.past(&self.applied())))
     }
 
     fn explain(&self) -> String {

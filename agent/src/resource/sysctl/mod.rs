@@ -204,8 +204,8 @@ impl Resource for Sysctl {
     }
 
     async fn plan(&self, host: &Host, context: &PlanContext<'_>) -> Result<Outcome, ResourceError> {
-        let observed = self.observe(host, context).map_err(|error| ResourceError::observe(&self.id, error))?;
-        Ok(plan(&self.id, &self.desired, &observed, &Past::of(context, &self.applied())))
+        let observed = self.observe(host, context)?;
+        Ok(plan(&self.id, &self.desired, &observed, &context.past(&self.applied())))
     }
 
     fn explain(&self) -> String {

@@ -108,19 +108,9 @@ pub fn plan(id: &ResourceId, desired: &Desired, observed: &Observed, past: &Past
 }
 
 fn summary(name: &str, steps: &Steps) -> String {
-    let verb = |op: &UnitOp| match op {
-        UnitOp::Enable => "enable",
-        UnitOp::Disable => "disable",
-        UnitOp::Mask => "mask",
-        UnitOp::Unmask => "unmask",
-        UnitOp::Start => "start",
-        UnitOp::Stop => "stop",
-        UnitOp::Restart => "restart",
-        UnitOp::TryRestart => "try to restart",
-    };
     match steps.ops.is_empty() {
         true => format!("have systemd read {name} again"),
-        false => format!("{} {name}", steps.ops.iter().map(verb).collect::<Vec<_>>().join(" and ")),
+        false => format!("{} {name}", steps.ops.iter().map(|op| op.verb()).collect::<Vec<_>>().join(" and ")),
     }
 }
 
@@ -249,6 +239,19 @@ impl Unit {
         Unit::running(KUBELET, needs, None, after_join)
     }
 
+    /// One that must not run, where it is installed at all.
+    pub fn off(name: &str) -> Unit {
+        let desired = Desired {
+            name: name.to_owned(),
+            enabled: Some(false),
+            masked: None,
+            state: Some(UnitState::Stopped),
+            answers_on: None,
+            after_join: false,
+        };
+        Unit { id: Unit::resource_id(name), desired, needs: Vec::new() }
+    }
+
     fn running(name: &str, needs: Vec<ResourceId>, answers_on: Option<String>, after_join: bool) -> Unit {
         let desired = Desired {
             name: name.to_owned(),
@@ -300,8 +303,8 @@ impl Resource for Unit {
     }
 
     async fn plan(&self, host: &Host, context: &PlanContext<'_>) -> Result<Outcome, ResourceError> {
-        let observed = self.observe(host, context).await.map_err(|error| ResourceError::observe(&self.id, error))?;
-        Ok(plan(&self.id, &self.desired, &observed, &Past::of(context, &self.applied())))
+        let observed = self.observe(host, context).await?;
+        Ok(plan(&self.id, &self.desired, &observed, &context.past(&self.applied())))
     }
 
     fn explain(&self) -> String {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 
-use super::{JobKind, Systemd, SystemdError, Transient, UnitFileState, UnitStatus};
+use super::{JobKind, Systemd, SystemdError, Timer, Transient, UnitFileState, UnitStatus};
 use crate::host::root::{Root, RootError};
 use install::{Install, UnitFile, base_name, is_template};
 
@@ -264,6 +264,14 @@ impl Systemd for Offline {
 
     async fn run_transient(&self, unit: &Transient) -> Result<i32, SystemdError> {
         Err(SystemdError::Offline { call: "run", unit: unit.name.clone() })
+    }
+
+    async fn start_timer(&self, timer: &Timer) -> Result<(), SystemdError> {
+        Err(SystemdError::Offline { call: "start timer", unit: timer.name.clone() })
+    }
+
+    async fn stop_timer(&self, _name: &str) -> Result<(), SystemdError> {
+        Ok(())
     }
 }
 

@@ -1,0 +1,236 @@
+//! Clock, name, networks, limits, registries and the join: converge, write nothing again, repair, take back.
+// tests may stop at the first surprise
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bench;
+
+use bench::{Bench, state_of};
+use nodeagent::exit::Exit;
+use nodeagent::host::fake::FakeUnit;
+use nodeagent::reconcile::ResourceState;
+
+/// No kernel, so that taking back is exact: modules are never unloaded.
+const QUIET: &str = "[kernel]\nmodules = []\n[packages]\nsource = \"preinstalled\"\n";
+
+/// Whose kernel has the parameters of bridges without a module.
+fn host(units: &[&str]) -> Bench {
+    let bench = Bench::new(units);
+    for key in ["iptables", "ip6tables"] {
+        bench.fake.edit(&format!("/proc/sys/net/bridge/bridge-nf-call-{key}"), "1\n").unwrap();
+    }
+    bench
+}
+
+const SERVICES: &str = r#"
+[time]
+require_sync = true
+[hostname]
+name = "worker-1"
+[limits]
+nofile = 1048576
+tasks = 100000
+[[registries]]
+prefix = "docker.io"
+mirrors = ["mirror.example.com:5000"]
+[[registries]]
+prefix = "lab.example.com"
+insecure = true
+accept_insecure = true
+"#;
+
+#[tokio::test]
+async fn each_service_of_the_host_converges_is_repaired_and_is_taken_back() {
+    let bench = host(&["chronyd.service"]);
+    bench.fake.edit("/proc/sys/kernel/hostname", "localhost\n").unwrap();
+    bench.apply(QUIET).await;
+    let before = bench.tree();
+    let config = format!("{QUIET}{SERVICES}");
+    let report = bench.apply(&config).await;
+    assert_eq!(report.exit(), Exit::Converged, "{report:#?}");
+    assert_eq!(bench.text("/etc/hostname").as_deref(), Some("worker-1\n"));
+    assert_eq!(bench.text("/proc/sys/kernel/hostname").unwrap().trim(), "worker-1");
+    let drop_in = "/etc/systemd/system/nodeagent-runtime.service.d/60-nodeagent-limits.conf";
+    assert!(bench.text(drop_in).unwrap().contains("[Service]\nLimitNOFILE=1048576\nTasksMax=100000\n"));
+    let registries = "/etc/containers/registries.conf.d/50-nodeagent.conf";
+    assert!(bench.text(registries).unwrap().contains("prefix = \"lab.example.com\""));
+    assert!(bench.fake.systemd.get("chronyd.service").unwrap().active);
+    bench.writes();
+    assert_eq!(bench.apply(&config).await.exit(), Exit::Converged);
+    assert_eq!(bench.writes(), Vec::<String>::new());
+
+    for (id, path) in [
+        ("hostname", "/etc/hostname"),
+        (&format!("file/{drop_in}"), drop_in),
+        (&format!("file/{registries}"), registries),
+    ] as [(&str, &str); 3]
+    {
+        bench.fake.edit(path, "drifted\n").unwrap();
+        let repaired = bench.reconcile(&config).await;
+        assert_eq!(state_of(&repaired, id), Some(ResourceState::Changed), "{id}: {repaired:#?}");
+    }
+    bench.fake.systemd.set("chronyd.service", FakeUnit::disabled());
+    assert_eq!(state_of(&bench.reconcile(&config).await, "time"), Some(ResourceState::Changed));
+    bench.fake.clock.synchronized(false);
+    assert_eq!(state_of(&bench.reconcile(&config).await, "time"), Some(ResourceState::Waiting));
+    bench.fake.clock.synchronized(true);
+
+    let undone = bench.apply(&format!("{QUIET}[reconcile]\nremoved = \"undo\"\n")).await;
+    assert_eq!(undone.exit(), Exit::Converged, "{undone:#?}");
+    assert_eq!(bench.tree(), before);
+}
+
+const NODE: &str = "[node]\nname = \"n1\"\n[kernel]\nmodules = []\n[packages]\nsource = \"preinstalled\"\n\
+    [kubernetes]\nversion = \"1.31.4\"\n";
+
+/// A host with what a node of 1.31 has in its image.
+fn with_kubernetes() -> Bench {
+    let bench = host(&["kubelet.service"]);
+    for (name, evr) in [
+        ("container-selinux", "2.2-1"),
+        ("iproute-tc", "6.1-1"),
+        ("kubeadm", "1.31.4-1"),
+        ("kubectl", "1.31.4-1"),
+        ("kubelet", "1.31.4-1"),
+    ] {
+        bench.fake.programs.install(name, evr);
+    }
+    bench
+}
+
+#[tokio::test]
+async fn networkmanager_is_told_to_leave_pods_alone_where_it_is_and_cloud_setup_is_switched_off() {
+    let bench = with_kubernetes();
+    let without = bench.apply(NODE).await;
+    assert_eq!(state_of(&without, "network/unmanaged"), Some(ResourceState::Converged), "{without:#?}");
+    bench.fake.edit("/etc/NetworkManager/NetworkManager.conf", "[main]\n").unwrap();
+    bench.fake.systemd.set("NetworkManager.service", FakeUnit::running());
+    bench.fake.systemd.set("nm-cloud-setup.timer", FakeUnit::running());
+    bench.writes();
+    let report = bench.apply(NODE).await;
+    assert_eq!(report.exit(), Exit::Converged, "{report:#?}");
+    let file = bench.text("/etc/NetworkManager/conf.d/90-nodeagent.conf").unwrap();
+    assert!(file.contains("[keyfile]\nunmanaged-devices+=") && file.contains("interface-name:cali*;"), "{file}");
+    assert!(bench.writes().contains(&"try-reload NetworkManager.service".to_owned()));
+    let timer = bench.fake.systemd.get("nm-cloud-setup.timer").unwrap();
+    assert!(!timer.active && timer.state == nodeagent::host::systemd::UnitFileState::Disabled, "{timer:?}");
+    assert_eq!(bench.apply(NODE).await.exit(), Exit::Converged);
+    assert_eq!(bench.writes(), Vec::<String>::new());
+}
+
+fn joining(token: &str) -> String {
+    let pin = "0".repeat(64);
+    format!(
+        "{NODE}[join]\nmethod = \"kubeadm\"\nendpoint = \"10.0.0.1:6443\"\nca_hashes = [\"sha256:{pin}\"]\n\
+         token = {{ file = \"{token}\" }}\n"
+    )
+}
+
+#[tokio::test]
+async fn a_node_joins_once_and_its_token_is_in_no_file_that_stays() {
+    let bench = with_kubernetes();
+    let secret = "abcdef.0123456789abcdef";
+    bench.fake.edit("/etc/nodeagent/join.token", &format!("{secret}\n")).unwrap();
+    let mode = |bits| {
+        use std::os::unix::fs::PermissionsExt;
+        let path = bench.dir.path().join("etc/nodeagent/join.token");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(bits)).unwrap();
+    };
+    let config = joining("/etc/nodeagent/join.token");
+    mode(0o644);
+    let refused = bench.apply(&config).await;
+    let entry = refused.resources.iter().find(|entry| entry.id.as_str() == "join/kubeadm").unwrap();
+    assert_eq!(entry.state, ResourceState::Failed);
+    assert!(entry.detail.contains("chmod 600"), "{}", entry.detail);
+    assert_eq!(state_of(&refused, "unit/kubelet.service"), Some(ResourceState::Skipped), "it waits for the join");
+
+    mode(0o600);
+    bench.fake.edit("/etc/nodeagent/join.token", "aaaaaa.bbbbbbbbbbbbbbbb\n").unwrap();
+    let wrong = bench.apply(&config).await;
+    let entry = wrong.resources.iter().find(|entry| entry.id.as_str() == "join/kubeadm").unwrap();
+    assert!(entry.detail.contains("***") && !entry.detail.contains("bbbb"), "{}", entry.detail);
+
+    bench.fake.edit("/etc/nodeagent/join.token", &format!("{secret}\n")).unwrap();
+    let joined = bench.apply(&config).await;
+    assert_eq!(state_of(&joined, "join/kubeadm"), Some(ResourceState::Changed), "{joined:#?}");
+    assert!(bench.fake.systemd.get("kubelet.service").unwrap().active, "the kubelet follows the join");
+    assert!(bench.text("/run/nodeagent/kubeadm-join.yaml").is_none());
+    let everywhere = std::process::Command::new("grep").args(["-rl", secret]).arg(bench.dir.path()).output().unwrap();
+    let found = String::from_utf8(everywhere.stdout).unwrap();
+    assert_eq!(found.lines().count(), 1, "only where the admin put it: {found}");
+
+    let runs = bench.fake.programs.runs().len();
+    assert_eq!(bench.apply(&config).await.exit(), Exit::Converged);
+    let again = bench.fake.programs.runs()[runs..].iter().filter(|run| run.program.ends_with("kubeadm")).count();
+    assert_eq!(again, 0, "a node joins once");
+}
+
+#[tokio::test]
+async fn a_running_firewall_lets_pods_through_and_is_never_reloaded() {
+    let bench = host(&[]);
+    bench.fake.systemd.set("firewalld.service", FakeUnit::running());
+    let config =
+        format!("{QUIET}[firewall]\nmode = \"manage\"\npod_cidrs = [\"10.244.0.0/16\"]\nports = [\"4789/udp\"]\n");
+    let report = bench.apply(&config).await;
+    assert_eq!(report.exit(), Exit::Converged, "{report:#?}");
+    let open = [
+        "10.244.0.0/16 in zone trusted",
+        "10250/tcp in zone public",
+        "30000-32767/tcp in zone public",
+        "30000-32767/udp in zone public",
+        "4789/udp in zone public",
+    ];
+    assert_eq!(bench.fake.firewall.open(), open);
+    assert!(!bench.writes().iter().any(|write| write.contains("firewalld.service")), "neither reloaded nor restarted");
+    assert_eq!(bench.apply(&config).await.exit(), Exit::Converged);
+    assert_eq!(bench.writes(), Vec::<String>::new());
+    bench.fake.firewall.flush();
+    assert_eq!(state_of(&bench.reconcile(&config).await, "firewall"), Some(ResourceState::Changed));
+    assert_eq!(bench.fake.firewall.open(), open);
+    bench.apply(&format!("{QUIET}[reconcile]\nremoved = \"undo\"\n")).await;
+    assert_eq!(bench.fake.firewall.open(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_firewall_that_does_not_run_gets_zone_files_and_one_that_is_not_wanted_is_switched_off() {
+    let bench = host(&["firewalld.service"]);
+    bench.fake.edit("/usr/lib/firewalld/zones/trusted.xml", "<zone target=\"ACCEPT\">\n</zone>\n").unwrap();
+    bench.fake.edit("/usr/lib/firewalld/zones/public.xml", "<zone>\n  <service name=\"ssh\"/>\n</zone>\n").unwrap();
+    bench.apply(QUIET).await;
+    let before = bench.tree();
+    let config = format!("{QUIET}[firewall]\nmode = \"manage\"\npod_cidrs = [\"10.244.0.0/16\"]\n");
+    let report = bench.apply(&config).await;
+    assert_eq!(report.exit(), Exit::Converged, "{report:#?}");
+    let public = bench.text("/etc/firewalld/zones/public.xml").unwrap();
+    assert!(
+        public.contains("<service name=\"ssh\"/>") && public.contains("<port port=\"10250\" protocol=\"tcp\"/>"),
+        "{public}"
+    );
+    bench.writes();
+    bench.apply(&config).await;
+    assert_eq!(bench.writes(), Vec::<String>::new());
+    bench.apply(&format!("{QUIET}[reconcile]\nremoved = \"undo\"\n")).await;
+    assert_eq!(bench.tree(), before);
+
+    bench.fake.systemd.set("firewalld.service", FakeUnit::running());
+    bench.apply(&format!("{QUIET}[firewall]\nmode = \"off\"\n")).await;
+    assert!(!bench.fake.systemd.get("firewalld.service").unwrap().active);
+}
+
+#[tokio::test]
+async fn a_boolean_of_the_policy_is_switched_repaired_and_put_back() {
+    let bench = host(&[]);
+    bench.fake.edit("/sys/fs/selinux/booleans/container_manage_cgroup", "0 0").unwrap();
+    bench.apply(QUIET).await;
+    let before = bench.tree();
+    let config = format!("{QUIET}[selinux.booleans]\ncontainer_manage_cgroup = true\n");
+    assert_eq!(bench.apply(&config).await.exit(), Exit::Converged);
+    assert_eq!(bench.text("/sys/fs/selinux/booleans/container_manage_cgroup").as_deref(), Some("1 1"));
+    bench.writes();
+    bench.apply(&config).await;
+    assert_eq!(bench.writes(), Vec::<String>::new());
+    bench.fake.edit("/sys/fs/selinux/booleans/container_manage_cgroup", "0 0").unwrap();
+    let id = "selinux/boolean.container_manage_cgroup";
+    assert_eq!(state_of(&bench.reconcile(&config).await, id), Some(ResourceState::Changed));
+    bench.apply(&format!("{QUIET}[reconcile]\nremoved = \"undo\"\n")).await;
+    assert_eq!(bench.tree(), before);
+}
