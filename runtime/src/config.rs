@@ -120,6 +120,8 @@ pub struct ContainerDefaults {
     pub capabilities: Vec<String>,
     /// Most processes in one container; 0 for no limit of its own.
     pub pids_limit: u64,
+    /// Where vendors describe their devices (CDI); a later directory counts for more.
+    pub cdi_dirs: Vec<PathBuf>,
     /// Resource limits by name (`nofile`), each `soft:hard` or one number for both.
     pub rlimits: BTreeMap<String, String>,
 }
@@ -132,6 +134,7 @@ impl Default for ContainerDefaults {
         ContainerDefaults {
             capabilities: capabilities.map(str::to_owned).to_vec(),
             pids_limit: 0,
+            cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             rlimits: BTreeMap::from([("nofile".to_owned(), "1024:524288".to_owned())]),
         }
     }

@@ -1,7 +1,7 @@
 //! The application: built from its configuration, served until told to stop, drained.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use crate::node::{Node, Precondition, image_socket};
 use crate::notify::Notifier;
 use crate::server::{self, Limits, Listener, ServerError, Services};
 use crate::state::StateError;
+use crate::sys;
 use crate::telemetry::chain;
 
 /// Why the daemon ended.
@@ -51,6 +52,8 @@ pub fn run(
     reload: impl Fn() -> Result<Config, ConfigError>,
     notifier: &Notifier,
 ) -> Result<(), Failure> {
+    // what the starting program forgot to close is not for network plugins
+    sys::close_inherited_on_exec();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Start)?;
     let result = runtime.block_on(serve(config, reload, notifier));
     // work that nobody waits for any more (a pull that was detached) must not hold up the end
@@ -85,6 +88,7 @@ async fn serve(
     let status = format!("serving on {}", listen.display());
     log::info!("{status}");
     notifier.ready(&status);
+    let watched = notifier.watchdog().map(|period| tokio::spawn(stay_alive(notifier.clone(), listen, period)));
     loop {
         match signals.next().await {
             Told::Stop => break,
@@ -97,6 +101,9 @@ async fn serve(
     }
     notifier.stopping();
     log::info!("stopping");
+    if let Some(watched) = watched {
+        watched.abort();
+    }
     stop.cancel();
     if let Err(error) = serving.await {
         log::error!("the server ended badly: {error}");
@@ -125,6 +132,19 @@ async fn bind_own(path: &Path) -> Result<Listener, ServerError> {
         match Listener::bind(path) {
             Err(ServerError::Occupied { .. }) if Instant::now() < deadline => tokio::time::sleep(LOOK_AGAIN).await,
             other => return other,
+        }
+    }
+}
+
+/// Tells systemd's watchdog that the socket answers, for as long as it does: a daemon that hangs is started anew.
+async fn stay_alive(notifier: Notifier, listen: PathBuf, period: Duration) {
+    let mut beat = tokio::time::interval(period);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        beat.tick().await;
+        match probe(&listen).await {
+            Ok(()) => notifier.alive(),
+            Err(error) => log::error!("{}", chain(&error)),
         }
     }
 }

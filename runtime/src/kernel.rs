@@ -7,6 +7,8 @@ pub struct Kernel {
     pub version: (u32, u32),
     /// Recursive mount attributes, hence recursive read-only mounts (5.12).
     pub mount_setattr: bool,
+    /// Layers of an overlay with mapped ids (5.19), hence user namespaces for pods.
+    pub mapped_layers: bool,
 }
 
 impl Kernel {
@@ -14,7 +16,7 @@ impl Kernel {
     pub fn from_release(release: &str) -> Self {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0u32));
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        Kernel { version, mount_setattr: version >= (5, 12) }
+        Kernel { version, mount_setattr: version >= (5, 12), mapped_layers: version >= (5, 19) }
     }
 }
 

@@ -96,7 +96,9 @@ fn main() -> ExitCode {
     if let Err(error) = telemetry::init(settings.log_level.into()) {
         return fail(&error, 1);
     }
-    let notifier = Notifier::new(std::env::var("NOTIFY_SOCKET").ok());
+    let variable = |name| std::env::var(name).ok();
+    let notifier = Notifier::new(variable("NOTIFY_SOCKET"))
+        .with_watchdog(variable("WATCHDOG_USEC").as_deref(), variable("WATCHDOG_PID").as_deref());
     let reload = move || flags.settings();
     match daemon::run(settings, reload, &notifier) {
         Ok(()) => ExitCode::SUCCESS,

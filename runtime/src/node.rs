@@ -178,6 +178,7 @@ fn host_facts(config: &Config, kernel: Kernel) -> Result<HostFacts, Precondition
         pids_limit: config.containers.pids_limit,
         kernel,
         seccomp: Filters::new(kernel.version),
+        cdi_dirs: config.containers.cdi_dirs.clone(),
     })
 }
 

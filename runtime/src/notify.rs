@@ -3,17 +3,37 @@
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 /// Where to report, if anybody asked; by value, so that nothing below `main` reads the environment.
 #[derive(Debug, Clone, Default)]
 pub struct Notifier {
     socket: Option<String>,
+    watchdog: Option<Duration>,
 }
 
 impl Notifier {
     /// `socket` is the value of `NOTIFY_SOCKET`: a path, or an abstract name after `@`.
     pub fn new(socket: Option<String>) -> Self {
-        Notifier { socket: socket.filter(|name| !name.is_empty()) }
+        Notifier { socket: socket.filter(|name| !name.is_empty()), watchdog: None }
+    }
+
+    /// Adds systemd's watchdog: `usec` and `pid` are the values of `WATCHDOG_USEC` and `WATCHDOG_PID`. One that is meant
+    /// for another process, from which the variables were inherited, is none.
+    pub fn with_watchdog(self, usec: Option<&str>, pid: Option<&str>) -> Self {
+        let ours = pid.is_none_or(|pid| pid.parse() == Ok(std::process::id()));
+        let usec = usec.and_then(|usec| usec.parse().ok()).filter(|usec| *usec > 0);
+        Notifier { watchdog: usec.filter(|_| ours).map(Duration::from_micros), ..self }
+    }
+
+    /// How often [`Self::alive`] is to be called: three times in the watchdog's time.
+    pub fn watchdog(&self) -> Option<Duration> {
+        self.watchdog.map(|limit| limit / 3)
+    }
+
+    /// The service still answers.
+    pub fn alive(&self) {
+        self.send("WATCHDOG=1");
     }
 
     /// The service answers.
@@ -77,6 +97,16 @@ mod tests {
         let mut buffer = [0; 64];
         let length = receiver.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..length], b"STOPPING=1");
+    }
+
+    #[test]
+    fn a_watchdog_is_ours_or_none() {
+        let of = |usec, pid| Notifier::new(None).with_watchdog(usec, pid).watchdog();
+        let own = std::process::id().to_string();
+        assert_eq!(of(Some("30000000"), Some(&own)), Some(Duration::from_secs(10)));
+        assert_eq!(of(Some("30000000"), None), Some(Duration::from_secs(10)));
+        assert_eq!(of(Some("30000000"), Some("1")), None);
+        assert_eq!((of(Some("0"), None), of(Some("x"), None), of(None, None)), (None, None, None));
     }
 
     #[test]

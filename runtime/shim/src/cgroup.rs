@@ -2,13 +2,14 @@
 //!
 //! The daemon makes and removes them. One directory on v2, one per controller on v1, all naming the container.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use nix::sys::uio::pread;
 
 use crate::io::open_path;
 use crate::sys;
@@ -30,7 +31,9 @@ struct Directory {
 
 impl Directory {
     fn new(path: PathBuf) -> Self {
-        let v2 = statfs(&path).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC);
+        // one that systemd is still to make is of the kind of its parent
+        let found = path.ancestors().find_map(|place| statfs(place).ok());
+        let v2 = found.is_some_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC);
         Self { path, v2 }
     }
 
@@ -104,6 +107,21 @@ impl Cgroup {
             let file = if directory.v2 { "memory.events" } else { "memory.oom_control" };
             fs::read_to_string(directory.path.join(file)).is_ok_and(|text| counts_oom_kills(&text))
         })
+    }
+
+    /// Where v2 counts what became of a lack of memory. It can be waited for: `EPOLLPRI` says that a number has changed.
+    pub fn memory_events(&self) -> Option<OwnedFd> {
+        let directory = self.directories.iter().find(|directory| directory.v2)?;
+        File::open(directory.path.join("memory.events")).ok().map(OwnedFd::from)
+    }
+
+    /// Whether the numbers in a file of [`Self::memory_events`] say that the kernel killed a process. None when the
+    /// cgroup is gone.
+    pub fn events_of_kills<Fd: AsFd>(file: Fd) -> Option<bool> {
+        // a dozen lines
+        let mut buffer = [0; 1024];
+        let length = pread(file, &mut buffer, 0).ok()?;
+        Some(counts_oom_kills(&String::from_utf8_lossy(&buffer[..length])))
     }
 
     /// Makes a cgroup below, to tell the processes of an exec from the others: on v2 that, on v1 one in a hierarchy

@@ -3,12 +3,14 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use nix::sys::epoll::EpollFlags;
+
 use crate::cgroup::Cgroup;
 use crate::launcher::{Failure, Launcher};
 use crate::log::now;
 use crate::output::{Output, Scratch, Which};
 use crate::pod::{Caller, Outbox};
-use crate::poll::Number;
+use crate::poll::{Number, Token, Watched};
 use crate::protocol::{Answer, ContainerState, Event};
 use crate::sys::Ended;
 
@@ -49,13 +51,17 @@ pub struct Container {
     pub oom_score_adj: Option<i32>,
     /// Its first process is process 1 of a namespace: with it the kernel has ended all others.
     pub alone: bool,
+    /// It runs in the pod's user namespace.
+    pub user_namespace: bool,
     phase: Phase,
     pid: i32,
     output: Output,
     /// Kept open so that the program does not see the end of its input.
     stdin: Option<OwnedFd>,
-    starter: Option<Caller>,
+    starters: Vec<Caller>,
     killers: Vec<Caller>,
+    /// Heard of at once: systemd removes a cgroup that has become empty, and the numbers with it.
+    memory: Option<Watched>,
     /// When that was asked for first.
     killed: Option<Instant>,
 }
@@ -78,19 +84,35 @@ impl Container {
             cgroup,
             oom_score_adj: None,
             alone: false,
+            user_namespace: false,
             pid: launcher.pid,
             phase: Phase::Launching { launcher, held },
             output,
             stdin: None,
-            starter: None,
+            starters: Vec::new(),
             killers: Vec::new(),
+            memory: None,
             killed: None,
         }
     }
 
-    /// Who gets the answer to the start.
-    pub fn started_by(&mut self, caller: Caller) {
-        self.starter = Some(caller);
+    /// Answers a start: when its program runs or has failed to, at once if it does. False when it has ended.
+    pub fn started_by(&mut self, caller: Caller, outbox: &mut Outbox) -> bool {
+        match &self.phase {
+            Phase::Launching { held, launcher } => {
+                self.starters.push(caller);
+                if *held {
+                    outbox.event(Event::Launched { container: self.state.container.clone(), pid: launcher.pid });
+                }
+                true
+            }
+            Phase::Running => {
+                let (pid, started_at) = (self.pid, self.state.started_at);
+                outbox.reply(caller, Answer::Started { pid, started_at, warnings: Vec::new() });
+                true
+            }
+            Phase::Ending { .. } | Phase::Exited => false,
+        }
     }
 
     /// Holds the writing end of its input.
@@ -148,14 +170,28 @@ impl Container {
         if ended && launcher.executed() {
             let warnings = std::mem::take(&mut launcher.warnings);
             self.phase = Phase::Running;
+            // without it the numbers are still read at the end
+            self.memory = self
+                .cgroup
+                .memory_events()
+                .and_then(|file| context.poller.watch(file, Token::Memory(self.number), EpollFlags::EPOLLPRI).ok());
             self.state.pid = Some(self.pid);
             self.state.started_at = now();
-            if let Some(caller) = self.starter.take() {
-                let answer = Answer::Started { pid: self.pid, started_at: self.state.started_at, warnings };
-                context.outbox.reply(caller, answer);
+            let answer = Answer::Started { pid: self.pid, started_at: self.state.started_at, warnings };
+            for caller in self.starters.drain(..) {
+                context.outbox.reply(caller, answer.clone());
             }
         }
         // an end without exec is the launcher's death: the wait that follows tells how
+    }
+
+    /// Memory has become short in it.
+    pub fn memory_short(&mut self) {
+        match self.memory.as_ref().map(Cgroup::events_of_kills) {
+            Some(Some(killed)) => self.state.oom_killed |= killed,
+            // what is gone would be reported for ever
+            _ => self.memory = None,
+        }
     }
 
     /// Reads its output.
@@ -198,7 +234,8 @@ impl Container {
         self.state.finished_at = now();
         self.state.pid = None;
         // now: the daemon removes the cgroup as soon as it hears of the end
-        self.state.oom_killed = self.cgroup.oom_killed();
+        self.state.oom_killed |= self.cgroup.oom_killed();
+        self.memory = None;
         let failure = match std::mem::replace(&mut self.phase, Phase::Exited) {
             Phase::Launching { launcher, .. } => Some(launcher.failure(ended.code)),
             _ => None,
@@ -229,8 +266,11 @@ impl Container {
         self.stdin = None;
         let Phase::Ending { failure, .. } = std::mem::replace(&mut self.phase, Phase::Exited) else { return };
         context.outbox.event(Event::Exited { state: self.state.clone() });
-        if let (Some(caller), Some(failure)) = (self.starter.take(), failure) {
-            context.outbox.reply(caller, Answer::Error { kind: failure.kind, message: failure.message });
+        if let Some(failure) = failure {
+            let answer = Answer::Error { kind: failure.kind, message: failure.message };
+            for caller in self.starters.drain(..) {
+                context.outbox.reply(caller, answer.clone());
+            }
         }
         for caller in self.killers.drain(..) {
             context.outbox.reply(caller, Answer::Done);

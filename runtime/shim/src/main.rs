@@ -18,6 +18,7 @@ mod poll;
 mod reaper;
 mod server;
 mod sys;
+mod user_namespace;
 
 use std::ffi::OsString;
 use std::fs::File;

@@ -13,6 +13,7 @@ use nix::unistd::sethostname;
 
 use crate::protocol::PodSetup;
 use crate::sys::loopback_up;
+use crate::user_namespace::{UserNamespace, UserNamespaceError};
 
 /// What can go wrong with a pod's namespaces.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,8 @@ pub enum SetupError {
     SysctlName { name: String },
     #[error("make namespaces {kinds:?}")]
     Unshare { kinds: CloneFlags, source: Errno },
+    #[error(transparent)]
+    User(#[from] UserNamespaceError),
     #[error("bring lo up")]
     Loopback { source: Errno },
     #[error("make {path}")]
@@ -46,6 +49,7 @@ pub enum SetupError {
 #[derive(Debug)]
 pub struct Namespaces {
     host_net: OwnedFd,
+    user: Option<UserNamespace>,
     made: Made,
 }
 
@@ -60,7 +64,7 @@ enum Made {
 impl Namespaces {
     /// None made yet.
     pub fn new(host_net: OwnedFd) -> Self {
-        Self { host_net, made: Made::Nothing }
+        Self { host_net, user: None, made: Made::Nothing }
     }
 
     /// Makes them and sets what belongs into them. The same call again is fine.
@@ -80,7 +84,13 @@ impl Namespaces {
         kinds.set(CloneFlags::CLONE_NEWNET, setup.new_net);
         kinds.set(CloneFlags::CLONE_NEWIPC, setup.new_ipc);
         kinds.set(CloneFlags::CLONE_NEWUTS, setup.new_uts);
-        unshare(kinds).map_err(|source| SetupError::Unshare { kinds, source })?;
+        match &setup.user_namespace {
+            Some(ids) => {
+                self.made = Made::Half;
+                self.user = Some(UserNamespace::make(ids, kinds)?);
+            }
+            None => unshare(kinds).map_err(|source| SetupError::Unshare { kinds, source })?,
+        }
         self.made = Made::Half;
         if setup.new_net {
             loopback_up().map_err(|source| SetupError::Loopback { source })?;
@@ -100,6 +110,11 @@ impl Namespaces {
         }
         self.made = Made::All(setup.clone());
         Ok(())
+    }
+
+    /// The user namespace, in a pod that has one.
+    pub fn user(&self) -> Option<&UserNamespace> {
+        self.user.as_ref()
     }
 
     /// Goes back to the host's network, so that the pod's ends when its last name is unmounted.

@@ -253,6 +253,13 @@ impl Pod {
         }
     }
 
+    /// Memory has become short in a container.
+    pub fn memory_short(&mut self, number: Number) {
+        if let Some(container) = self.containers.iter_mut().find(|container| container.number == number) {
+            container.memory_short();
+        }
+    }
+
     /// A program has something to say.
     pub fn read(&mut self, number: Number, which: Which) {
         if let Some(container) = self.containers.iter_mut().find(|container| container.number == number) {

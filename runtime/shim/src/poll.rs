@@ -23,6 +23,8 @@ pub enum Token {
     Stdout(Number),
     /// Standard error of a process.
     Stderr(Number),
+    /// Memory has become short in a container.
+    Memory(Number),
 }
 
 impl Token {
@@ -34,6 +36,7 @@ impl Token {
             Self::Launch(n) => (3, n),
             Self::Stdout(n) => (4, n),
             Self::Stderr(n) => (5, n),
+            Self::Memory(n) => (6, n),
         };
         kind << 32 | u64::from(number)
     }
@@ -47,6 +50,7 @@ impl Token {
             3 => Self::Launch(number),
             4 => Self::Stdout(number),
             5 => Self::Stderr(number),
+            6 => Self::Memory(number),
             _ => return None,
         })
     }

@@ -52,7 +52,8 @@ pub enum Call {
     /// Makes the pod's namespaces; once, before any container.
     Setup(PodSetup),
     /// Launches a container. The reply comes when its program has been executed or has failed to be: then with
-    /// [`ErrorKind::CannotExecute`] and exit code 127 or 126 in its state, or with another kind and exit code 128.
+    /// [`ErrorKind::CannotExecute`] and exit code 127 or 126 in its state, or with another kind and exit code 128. For one
+    /// that is being launched or runs, it is the answer to the first; only one that has ended cannot be started again.
     Start(Box<LaunchSpec>),
     /// Lets a launcher go on that was held by [`Placement::Wait`].
     Continue {
@@ -111,6 +112,47 @@ pub struct PodSetup {
     pub sysctls: Vec<(String, String)>,
     /// SELinux label of the reaper.
     pub selinux_label: Option<String>,
+    /// Make a user namespace, which the others then belong to.
+    pub user_namespace: Option<IdMaps>,
+}
+
+/// The ids of a user namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IdMaps {
+    /// User ids.
+    pub uids: Vec<IdMap>,
+    /// Group ids.
+    pub gids: Vec<IdMap>,
+}
+
+/// A range of ids of a user namespace.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IdMap {
+    /// The first inside.
+    pub inside: u32,
+    /// The first outside.
+    pub outside: u32,
+    /// How many.
+    pub length: u32,
+}
+
+impl IdMaps {
+    /// The user outside who is `uid` inside.
+    pub fn uid(&self, uid: u32) -> Option<u32> {
+        outside(&self.uids, uid)
+    }
+
+    /// The group outside that is `gid` inside.
+    pub fn gid(&self, gid: u32) -> Option<u32> {
+        outside(&self.gids, gid)
+    }
+}
+
+fn outside(maps: &[IdMap], id: u32) -> Option<u32> {
+    let found = maps.iter().find_map(|map| Some((map, id.checked_sub(map.inside).filter(|at| *at < map.length)?)));
+    found.and_then(|(map, at)| map.outside.checked_add(at))
 }
 
 /// A program to run in a running container.

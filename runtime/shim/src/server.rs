@@ -103,6 +103,7 @@ impl Server {
                 Some(Token::Launch(number)) => self.pod.hear(number),
                 Some(Token::Stdout(number)) => self.pod.read(number, Which::Stdout),
                 Some(Token::Stderr(number)) => self.pod.read(number, Which::Stderr),
+                Some(Token::Memory(number)) => self.pod.memory_short(number),
                 None => {}
             }
             self.deliver();

@@ -4,20 +4,26 @@
 //! serves cgroup v2 ([`v2`]) and v1 ([`v1`]); a hybrid host is v1, since its v2 tree has no controllers.
 
 mod delegated;
+mod details;
 mod device;
+mod device_filter;
 mod file;
 mod layout;
 mod path;
 mod remove;
 mod resources;
 mod stats;
+mod sys;
+mod systemd;
 mod v1;
 mod v2;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use delegated::Delegated;
+pub use details::{Details, Device};
 pub use device::DeviceRule;
 pub use layout::{Hierarchy, Layout};
 pub use path::CgroupPath;
@@ -25,6 +31,7 @@ pub use resources::Resources;
 pub use stats::Stats;
 
 use crate::config::DriverChoice;
+use systemd::Scopes;
 
 /// Who makes the directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +110,44 @@ pub enum CgroupError {
         /// What is wrong with it.
         message: &'static str,
     },
+    /// The kernel does not take the filter of devices.
+    #[error("cannot restrict the devices of cgroup {}", path.display())]
+    DeviceFilter {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// systemd refused, or cannot be reached.
+    #[error("systemd: cannot {call} {unit}")]
+    Systemd {
+        /// What was asked.
+        call: &'static str,
+        /// Of which unit.
+        unit: String,
+        /// Why.
+        #[source]
+        source: Box<zbus::Error>,
+    },
+    /// systemd said nothing.
+    #[error("systemd: cannot {call} {unit}: no answer within {} s", after.as_secs())]
+    SystemdSilent {
+        /// What was asked.
+        call: &'static str,
+        /// Of which unit.
+        unit: String,
+        /// The deadline.
+        after: Duration,
+    },
+    /// A job of systemd ended otherwise than it should.
+    #[error("systemd: the job of {unit} ended with `{result}`")]
+    Job {
+        /// The unit.
+        unit: String,
+        /// systemd's word.
+        result: String,
+    },
     /// A limit that cannot be.
     #[error("{what}: {message}")]
     Limit {
@@ -118,6 +163,8 @@ pub enum CgroupError {
 pub struct Cgroups {
     layout: Layout,
     driver: Driver,
+    /// Who makes those of containers, where that is systemd.
+    scopes: Option<Scopes>,
 }
 
 impl Cgroups {
@@ -130,12 +177,14 @@ impl Cgroups {
             DriverChoice::Auto if systemd && matches!(layout, Layout::V2 { .. }) => Driver::Systemd,
             DriverChoice::Auto => Driver::Cgroupfs,
         };
-        Ok(Cgroups { layout, driver })
+        Ok(Cgroups::new(layout, driver))
     }
 
     /// Cgroups over that layout.
     pub fn new(layout: Layout, driver: Driver) -> Self {
-        Cgroups { layout, driver }
+        let version = if matches!(layout, Layout::V2 { .. }) { 2 } else { 1 };
+        let scopes = (driver == Driver::Systemd).then(|| Scopes::new(version));
+        Cgroups { layout, driver, scopes }
     }
 
     /// Who makes the directories.
@@ -185,11 +234,55 @@ impl Cgroups {
         }
     }
 
-    /// Restricts the devices of a cgroup to those. Only v1 does this by files.
+    /// Whether a container's cgroup is made with its process in it, by [`Self::place`], and not before.
+    pub fn made_by_systemd(&self) -> bool {
+        self.scopes.is_some()
+    }
+
+    /// Has systemd make a container's cgroup with that process in it, and limits it. Doing it again is fine.
+    pub async fn place(
+        &self,
+        path: &CgroupPath,
+        pid: i32,
+        resources: &Resources,
+        devices: &[DeviceRule],
+    ) -> Result<(), CgroupError> {
+        let Some(scopes) = &self.scopes else { return Ok(()) };
+        resources.check()?;
+        let number = pid.to_string();
+        let is_there =
+            |dir: &Path| file::read(&dir.join("cgroup.procs")).is_ok_and(|all| all.lines().any(|one| one == number));
+        let made = match &self.layout {
+            Layout::V2 { root } => is_there(&path.under(root)),
+            Layout::V1 { .. } => false,
+        };
+        if !made {
+            scopes.start(path, pid, resources).await?;
+        }
+        if let Layout::V1 { hierarchies } = &self.layout {
+            // systemd makes them only in the trees that it manages itself
+            v1::create(hierarchies, path)?;
+            for dir in self.dirs(path).into_iter().filter(|dir| !is_there(dir)) {
+                file::write(&dir.join("cgroup.procs"), &number)?;
+            }
+        }
+        self.apply(path, resources)?;
+        self.restrict_devices(path, devices)
+    }
+
+    /// Tells systemd of the limits that were written by [`Self::update`], if a scope is limited by them.
+    pub async fn keep_in_step(&self, path: &CgroupPath, resources: &Resources) -> Result<(), CgroupError> {
+        match &self.scopes {
+            Some(scopes) => scopes.update(path, resources).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Restricts the devices of a cgroup to those: v1 by files, v2 by a program.
     pub fn restrict_devices(&self, path: &CgroupPath, rules: &[DeviceRule]) -> Result<(), CgroupError> {
         match &self.layout {
             Layout::V1 { hierarchies } => v1::restrict_devices(hierarchies, path, rules),
-            Layout::V2 { .. } => Ok(()),
+            Layout::V2 { root } => device_filter::attach(&path.under(root), rules),
         }
     }
 

@@ -45,6 +45,13 @@ impl Cgroups {
 
     /// Removes the cgroup and what was made below it. A missing one is as good.
     pub async fn remove(&self, path: &CgroupPath) -> Result<(), CgroupError> {
+        if let Some(scopes) = &self.scopes
+            && self.dirs(path).iter().any(|dir| dir.is_dir())
+            && let Err(error) = scopes.stop(path).await
+        {
+            // the directory can be removed all the same, and systemd notices that it is gone
+            log::warn!("{}", crate::telemetry::chain(&error));
+        }
         for dir in self.dirs(path) {
             remove_tree(&dir).await?;
         }
@@ -73,7 +80,7 @@ impl Cgroups {
 }
 
 /// Processes in the cgroup and below. Unreadable means gone.
-fn processes(dir: &Path) -> Vec<i32> {
+pub(super) fn processes(dir: &Path) -> Vec<i32> {
     let own = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
     let mut pids: Vec<i32> = own.lines().filter_map(|line| line.trim().parse().ok()).collect();
     for child in children(dir) {

@@ -106,16 +106,16 @@ pub(super) fn v1(hierarchies: &[Hierarchy], path: &CgroupPath) -> Result<Stats, 
     })
 }
 
-fn optional(dir: &Path, file: &str) -> String {
+pub(super) fn optional(dir: &Path, file: &str) -> String {
     fs::read_to_string(dir.join(file)).unwrap_or_default()
 }
 
 /// `max` is no number, and neither is a missing file.
-fn number(dir: &Path, file: &str) -> Option<u64> {
+pub(super) fn number(dir: &Path, file: &str) -> Option<u64> {
     optional(dir, file).trim().parse().ok()
 }
 
-fn field(text: &str, name: &str) -> u64 {
+pub(super) fn field(text: &str, name: &str) -> u64 {
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
 }

@@ -115,7 +115,7 @@ fn or_max(value: i64) -> String {
 }
 
 /// v2 counts swap alone, the CRI memory and swap together.
-fn swap(resources: &Resources) -> Option<i64> {
+pub(super) fn swap(resources: &Resources) -> Option<i64> {
     match (resources.memory, resources.memory_and_swap) {
         (_, 0) => None,
         (_, -1) => Some(-1),
@@ -126,7 +126,7 @@ fn swap(resources: &Resources) -> Option<i64> {
 
 /// Shares (2 to 262144, usual 1024) as weight (1 to 10000, usual 100), so that the smallest, the usual and the largest
 /// meet: the logarithmic mapping of runc 1.3 and crun 1.23, not the older linear one that made 1024 shares 39.
-fn weight(shares: u64) -> u64 {
+pub(super) fn weight(shares: u64) -> u64 {
     match shares {
         0..=2 => 1,
         262_144.. => 10_000,

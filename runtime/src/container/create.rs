@@ -9,7 +9,7 @@ use nodeagent_shim::protocol::LaunchSpec;
 
 use super::spec::{self, Inputs};
 use super::update::limits;
-use super::{ContainerError, ContainerRecord, Phase, User};
+use super::{ContainerError, ContainerRecord, Phase, User, volumes};
 use crate::image::{Image, Rootfs};
 use crate::sandbox::{PodError, PodHandle, PodView, Shared, Shim};
 use crate::state::Kind;
@@ -87,8 +87,10 @@ fn plan(
         phase: Phase::Creating,
         image_id: image.id.clone(),
         image_ref: image.digests.first().unwrap_or(&image.id).clone(),
+        image_volumes: Vec::new(),
         cgroup,
         resources,
+        device_rules: Vec::new(),
         user: User::default(),
         stop_signal: 0,
         log_path: String::new(),
@@ -109,10 +111,11 @@ async fn make(
     let prepared = environment.images.prepare(&image.id, &record.id).await;
     let rootfs =
         prepared.map_err(|source| ContainerError::Rootfs { id: record.id.clone(), source: Box::new(source) })?;
+    let images = volumes::prepare(environment, &mut record).await?;
     let (environment, view, image) = (Arc::clone(environment), Arc::clone(view), Arc::clone(image));
     // looks at files of the image and of the host, which may be slow
     let work = move || {
-        let launch = put_together(&environment, &view, &mut record, &image, &rootfs)?;
+        let launch = put_together(&environment, &view, &mut record, &image, &rootfs, &images)?;
         record.phase = Phase::Created;
         let written = environment.store.write(Kind::Spec, &record.id, &launch);
         written.map_err(|source| ContainerError::Record { id: record.id.clone(), source })?;
@@ -128,9 +131,11 @@ fn put_together(
     record: &mut ContainerRecord,
     image: &Image,
     rootfs: &Rootfs,
+    volumes: &[Rootfs],
 ) -> Result<LaunchSpec, ContainerError> {
-    let mount_point = spec::mount_point(rootfs);
-    fs::create_dir_all(&mount_point).map_err(|source| ContainerError::Directory { path: mount_point, source })?;
+    for path in volumes.iter().chain([rootfs]).map(spec::mount_point) {
+        fs::create_dir_all(&path).map_err(|source| ContainerError::Directory { path, source })?;
+    }
     let built = spec::build(&Inputs {
         id: &record.id,
         config: &record.config,
@@ -142,16 +147,30 @@ fn put_together(
         cgroups: &environment.cgroups,
         host: &environment.host,
         target: target(view, &record.config),
+        volumes,
     })?;
     let cgroups = &environment.cgroups;
     let failed = |source| ContainerError::Cgroup { id: record.id.clone(), source };
-    cgroups.create(&record.cgroup).map_err(failed)?;
-    cgroups.apply(&record.cgroup, &limits(&record.resources, &environment.host)?).map_err(failed)?;
-    cgroups.restrict_devices(&record.cgroup, &built.device_rules).map_err(failed)?;
+    let limits = limits(&record.resources, &environment.host)?;
+    if cgroups.made_by_systemd() {
+        limits.check().map_err(failed)?;
+        record.device_rules = built.device_rules;
+    } else {
+        cgroups.create(&record.cgroup).map_err(failed)?;
+        cgroups.apply(&record.cgroup, &limits).map_err(failed)?;
+        cgroups.restrict_devices(&record.cgroup, &built.device_rules).map_err(failed)?;
+    }
     record.user = built.user;
     record.stop_signal = built.stop_signal;
     record.log_path = built.spec.log_path.clone().unwrap_or_default();
     Ok(built.spec)
+}
+
+/// Puts the launcher of a container into its cgroup, where systemd makes that.
+pub async fn place(environment: &Shared, record: &ContainerRecord, launcher: i32) -> Result<(), ContainerError> {
+    let limits = limits(&record.resources, &environment.host)?;
+    let placed = environment.cgroups.place(&record.cgroup, launcher, &limits, &record.device_rules).await;
+    placed.map_err(|source| ContainerError::Cgroup { id: record.id.clone(), source })
 }
 
 /// The running container whose PID namespace is to be shared.
@@ -183,6 +202,7 @@ pub async fn erase(environment: &Shared, record: &ContainerRecord, shim: Option<
     environment.cgroups.remove(&record.cgroup).await.map_err(failed)?;
     let released = environment.images.release(id).await;
     released.map_err(|source| ContainerError::Rootfs { id: id.clone(), source: Box::new(source) })?;
+    volumes::release(environment, record).await?;
     for kind in [Kind::Spec, Kind::Container] {
         let removed = environment.store.remove(kind, id);
         removed.map_err(|source| ContainerError::Record { id: id.clone(), source })?;

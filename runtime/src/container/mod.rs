@@ -4,6 +4,7 @@
 //! ([`crate::sandbox`]). What it is launched with is decided in [`spec`].
 
 pub mod capabilities;
+pub mod cdi;
 mod create;
 mod error;
 mod exec;
@@ -12,15 +13,17 @@ pub mod rlimits;
 pub mod seccomp;
 pub mod spec;
 mod update;
+mod volumes;
 
 use std::sync::Arc;
 
-pub use create::{create, erase};
+pub use create::{create, erase, place};
 pub use error::ContainerError;
 pub use exec::{exec, reopen_log};
 pub use record::{ContainerRecord, Exit, Phase, Reason, UNSEEN_EXIT, User};
 pub use spec::SpecError;
 pub use update::{limits, update};
+pub use volumes::container_of;
 
 use crate::image::{Image, ImageError, Images, Rootfs};
 

@@ -3,7 +3,7 @@
 use nodeagent_cri_api::{ContainerConfig, LinuxContainerResources};
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::CgroupPath;
+use crate::cgroup::{CgroupPath, DeviceRule};
 use crate::state::as_base64;
 
 /// Where a container is in its life.
@@ -98,11 +98,17 @@ pub struct ContainerRecord {
     pub image_id: String,
     /// Its image as a digest that can be pulled, else the id.
     pub image_ref: String,
+    /// Images that it mounts as volumes, by their ids, in the order of their mounts.
+    #[serde(default)]
+    pub image_volumes: Vec<String>,
     /// Its cgroup.
     pub cgroup: CgroupPath,
     /// Limits as they are now.
     #[serde(with = "as_base64")]
     pub resources: LinuxContainerResources,
+    /// Devices that it may use, where its cgroup is made with its process.
+    #[serde(default)]
+    pub device_rules: Vec<DeviceRule>,
     /// Who runs in it.
     pub user: User,
     /// Signal number of a polite stop.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nodeagent_cri_api::LinuxContainerResources;
 
 use super::spec::HostFacts;
-use super::{ContainerError, ContainerRecord};
+use super::{ContainerError, ContainerRecord, Phase};
 use crate::cgroup::Resources;
 use crate::sandbox::Shared;
 
@@ -61,14 +61,33 @@ pub async fn update(
     update: LinuxContainerResources,
 ) -> Result<LinuxContainerResources, ContainerError> {
     let resources = merged(&record.resources, update);
-    let limits = limits(&resources, &environment.host)?;
+    let wanted = limits(&resources, &environment.host)?;
+    let failed = |source| ContainerError::Cgroup { id: record.id.clone(), source };
+    if environment.cgroups.made_by_systemd() && record.phase != Phase::Running {
+        // they hold from the start on, when there is a cgroup
+        wanted.check().map_err(failed)?;
+        return Ok(resources);
+    }
+    write(&environment, &record, wanted.clone()).await?;
+    if let Err(error) = environment.cgroups.keep_in_step(&record.cgroup, &wanted).await {
+        // systemd would put the old ones back some day: they hold from now on
+        let before = limits(&record.resources, &environment.host)?;
+        if let Err(error) = write(&environment, &record, before).await {
+            log::error!(id = record.id.as_str(); "{}", crate::telemetry::chain(&error));
+        }
+        return Err(failed(error));
+    }
+    Ok(resources)
+}
+
+async fn write(environment: &Shared, record: &Arc<ContainerRecord>, limits: Resources) -> Result<(), ContainerError> {
+    let (environment, record) = (Arc::clone(environment), Arc::clone(record));
     // shrinking memory makes the kernel reclaim, which takes its time
     let written = tokio::task::spawn_blocking(move || {
         let updated = environment.cgroups.update(&record.cgroup, &limits);
         updated.map_err(|source| ContainerError::Cgroup { id: record.id.clone(), source })
     });
-    written.await.map_err(|_| ContainerError::Stopping)??;
-    Ok(resources)
+    written.await.map_err(|_| ContainerError::Stopping)?
 }
 
 #[cfg(test)]

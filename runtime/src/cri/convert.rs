@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use nodeagent_cri_api::{
     Container, ContainerResources, ContainerState, ContainerStatus, ContainerUser, Image, ImageSpec, Int64Value,
-    LinuxContainerUser, LinuxPodSandboxStatus, Namespace, PodIp, PodSandbox, PodSandboxNetworkStatus, PodSandboxState,
-    PodSandboxStatus,
+    LinuxContainerUser, LinuxPodSandboxStatus, Mount, Namespace, PodIp, PodSandbox, PodSandboxNetworkStatus,
+    PodSandboxState, PodSandboxStatus,
 };
 
 use crate::container::spec::to_cri_signal;
@@ -105,13 +105,23 @@ pub(super) fn container_status(record: &ContainerRecord) -> ContainerStatus {
         message: exit.map(|exit| exit.message.clone()).unwrap_or_default(),
         labels: record.config.labels.clone(),
         annotations: record.config.annotations.clone(),
-        mounts: record.config.mounts.clone(),
+        mounts: mounts(record),
         log_path: record.log_path.clone(),
         resources: Some(ContainerResources { linux: Some(record.resources.clone()), windows: None }),
         image_id: record.image_id.clone(),
         user: Some(ContainerUser { linux: Some(user) }),
         stop_signal: to_cri_signal(record.stop_signal).into(),
     }
+}
+
+/// The mounts as they were asked for, and which image each of those that show one has got.
+fn mounts(record: &ContainerRecord) -> Vec<Mount> {
+    let mut mounts = record.config.mounts.clone();
+    let shown = mounts.iter_mut().filter_map(|mount| mount.image.as_mut()).filter(|image| !image.image.is_empty());
+    for (image, id) in shown.zip(&record.image_volumes) {
+        image.image_ref.clone_from(id);
+    }
+    mounts
 }
 
 pub(super) fn container_statuses(view: &PodView) -> Vec<ContainerStatus> {

@@ -13,6 +13,7 @@ mod filter;
 mod image_service;
 mod images;
 mod inspect;
+mod metrics;
 mod node;
 mod pod_status;
 mod pods;

@@ -30,8 +30,10 @@ pub(super) async fn status(cri: &Cri, request: StatusRequest) -> Result<StatusRe
     let node = &cri.node;
     let conditions =
         vec![condition("RuntimeReady", node.runtime_ready()), condition("NetworkReady", node.network_ready())];
-    let features =
-        RuntimeHandlerFeatures { recursive_read_only_mounts: node.kernel.mount_setattr, user_namespaces: false };
+    let features = RuntimeHandlerFeatures {
+        recursive_read_only_mounts: node.kernel.mount_setattr,
+        user_namespaces: node.kernel.mapped_layers,
+    };
     Ok(StatusResponse {
         status: Some(RuntimeStatus { conditions }),
         info: if request.verbose { info(cri) } else { HashMap::new() },

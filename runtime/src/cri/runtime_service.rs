@@ -25,8 +25,8 @@ use tonic::{Request, Response, Status};
 
 use super::status::unimplemented;
 use super::{
-    Batches, Cri, EventStream, answer, container_status, container_update, containers, events, exec, node, pod_status,
-    pods, stats,
+    Batches, Cri, EventStream, answer, container_status, container_update, containers, events, exec, metrics, node,
+    pod_status, pods, stats,
 };
 use crate::server::ApiVersion;
 
@@ -248,21 +248,21 @@ impl RuntimeService for Cri {
         &self,
         _: Request<ListMetricDescriptorsRequest>,
     ) -> Result<Response<ListMetricDescriptorsResponse>, Status> {
-        Err(unimplemented("the list of metrics"))
+        answer("ListMetricDescriptors", metrics::list_metric_descriptors()).await
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<ListPodSandboxMetricsRequest>,
     ) -> Result<Response<ListPodSandboxMetricsResponse>, Status> {
-        Err(unimplemented("metrics of pods"))
+        answer("ListPodSandboxMetrics", metrics::list_pod_sandbox_metrics(self)).await
     }
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<StreamPodSandboxMetricsRequest>,
     ) -> Result<Response<Self::StreamPodSandboxMetricsStream>, Status> {
-        Err(unimplemented("metrics of pods"))
+        answer("StreamPodSandboxMetrics", metrics::stream_pod_sandbox_metrics(self)).await
     }
 
     async fn runtime_config(

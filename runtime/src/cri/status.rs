@@ -79,6 +79,8 @@ fn spec_code(error: &SpecError) -> Code {
         SpecError::Invalid(_)
         | SpecError::Seccomp(_)
         | SpecError::RecursiveReadOnly(_)
+        | SpecError::ImageVolume(_)
+        | SpecError::Cdi(_)
         | SpecError::NoCommand
         | SpecError::Capability(_)
         | SpecError::Unknown { .. }
@@ -89,6 +91,7 @@ fn spec_code(error: &SpecError) -> Code {
 fn cgroup_code(error: &CgroupError) -> Code {
     match error {
         CgroupError::Parent { .. } | CgroupError::Limit { .. } => Code::InvalidArgument,
+        CgroupError::SystemdSilent { .. } => Code::Unavailable,
         // the kernel's word for a value it does not like
         CgroupError::Write { source, .. } if source.kind() == std::io::ErrorKind::InvalidInput => Code::InvalidArgument,
         _ => Code::Internal,

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::chown;
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -12,6 +13,12 @@ use super::{PodError, SandboxRecord};
 
 /// As everywhere else; a pod that needs more mounts its own.
 const SHM_OPTIONS: &str = "mode=1777,size=64m";
+
+/// Longest host name that the kernel takes.
+pub(super) const MAX_HOSTNAME: usize = 64;
+
+/// Longest part of a name in DNS.
+const MAX_LABEL: usize = 63;
 
 /// Longest resolv.conf taken over from the host.
 const MAX_RESOLV_CONF: u64 = 1 << 20;
@@ -31,11 +38,21 @@ pub(super) fn make(dir: &Path, pod: &SandboxRecord) -> Result<(), PodError> {
     fs::write(&resolv_conf, text).map_err(failed("write", &resolv_conf))?;
     let name = dir.join("hostname");
     fs::write(&name, format!("{}\n", hostname(&pod.config))).map_err(failed("write", &name))?;
+    // who is root in the pod
+    let ids = pod.id_maps();
+    let root = ids.and_then(|ids| ids.uid(0).zip(ids.gid(0)));
+    if let Some((uid, gid)) = root {
+        for path in [&resolv_conf, &name] {
+            chown(path, Some(uid), Some(gid)).map_err(failed("chown", path))?;
+        }
+    }
     if pod.namespaces().ipc() != NamespaceMode::Node {
         let shm = dir.join("shm");
         fs::create_dir_all(&shm).map_err(failed("make", &shm))?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(Some("shm"), &shm, Some("tmpfs"), flags, Some(SHM_OPTIONS))
+        let owner = root.map(|(uid, gid)| format!(",uid={uid},gid={gid}")).unwrap_or_default();
+        let options = format!("{SHM_OPTIONS}{owner}");
+        mount(Some("shm"), &shm, Some("tmpfs"), flags, Some(options.as_str()))
             .map_err(|errno| failed("mount", &shm)(errno.into()))?;
     }
     if !pod.config.log_directory.is_empty() {
@@ -77,7 +94,10 @@ pub fn hostname(config: &PodSandboxConfig) -> String {
     if namespaces(config).network() == NamespaceMode::Node {
         return nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     }
-    config.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default()
+    // a pod's name may have 253 characters: cut as kubelet does
+    let name = config.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
+    let cut: String = name.chars().take(MAX_LABEL).collect();
+    cut.trim_end_matches(['-', '.']).to_owned()
 }
 
 fn is_empty(dns: &DnsConfig) -> bool {
@@ -134,6 +154,9 @@ mod tests {
         let plain = PodSandboxConfig { metadata: Some(metadata), ..PodSandboxConfig::default() };
         assert_eq!(hostname(&plain), "web-0");
         assert_eq!(hostname(&PodSandboxConfig { hostname: "other".into(), ..plain.clone() }), "other");
+        let long = PodSandboxMetadata { name: format!("{}-and-more", "x".repeat(62)), ..PodSandboxMetadata::default() };
+        let long = PodSandboxConfig { metadata: Some(long), ..PodSandboxConfig::default() };
+        assert_eq!(hostname(&long), "x".repeat(62));
         let options = NamespaceOption { network: NamespaceMode::Node.into(), ..NamespaceOption::default() };
         let context = LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() };
         let linux = Some(LinuxPodSandboxConfig { security_context: Some(context), ..Default::default() });

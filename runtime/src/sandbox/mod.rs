@@ -17,6 +17,7 @@ mod setup;
 mod shim;
 mod task;
 mod teardown;
+mod user_namespace;
 mod view;
 
 pub use command::PodHandle;
@@ -27,6 +28,7 @@ pub use flight::{Abandoned, Flights};
 pub use pods::Pods;
 pub use record::{Key, SandboxRecord, SandboxState};
 pub use shim::{Executed, MemfdLauncher, Shim, ShimError, ShimLauncher, Started};
+pub use user_namespace::id_maps;
 pub use view::{ContainerView, PodView};
 
 #[cfg(test)]

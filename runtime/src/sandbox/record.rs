@@ -3,8 +3,10 @@
 use std::net::IpAddr;
 
 use nodeagent_cri_api::{NamespaceMode, NamespaceOption, PodSandboxConfig};
+use nodeagent_shim::protocol::IdMaps;
 use serde::{Deserialize, Serialize};
 
+use super::id_maps;
 use crate::cgroup::CgroupPath;
 use crate::state::as_base64;
 
@@ -85,6 +87,11 @@ impl SandboxRecord {
     /// Whether the pod uses the host's network.
     pub fn host_network(&self) -> bool {
         self.namespaces().network() == NamespaceMode::Node
+    }
+
+    /// The ids of its user namespace, if it has one. Checked when the pod was made.
+    pub fn id_maps(&self) -> Option<IdMaps> {
+        id_maps(self.namespaces().userns_options.as_ref()).ok().flatten()
     }
 
     /// Where its containers' cgroups go.

@@ -118,7 +118,7 @@ impl Pods {
         }
         let known_container = |id: &str| views.iter().any(|view| view.container(id).is_some());
         for id in environment.images.holders() {
-            if !known_container(&id) {
+            if !known_container(container::container_of(&id)) {
                 log::info!(id = id.as_str(); "removing the layer of an unknown container");
                 if let Err(error) = environment.images.release(&id).await {
                     log::warn!(id = id.as_str(); "{}", chain(&error));

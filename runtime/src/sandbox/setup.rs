@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 use super::record::namespaces;
 use super::shim::ShimEvent;
 use super::task::Beginning;
-use super::{PodError, SandboxRecord, SandboxState, Shared, Shim, files, hostname, teardown};
+use super::{PodError, SandboxRecord, SandboxState, Shared, Shim, files, hostname, id_maps, teardown};
+use crate::kernel::Kernel;
 use crate::state::Kind;
 use crate::telemetry::chain;
 use crate::{clock, id};
@@ -33,7 +34,7 @@ pub(super) async fn make(
     config: PodSandboxConfig,
     handler: String,
 ) -> Result<Beginning, Box<Failed>> {
-    check(&config).map_err(refused)?;
+    check(&config, environment.host.kernel).map_err(refused)?;
     let mut record = plan(environment, config, handler).map_err(refused)?;
     match build(environment, &mut record).await {
         Ok((shim, events)) => {
@@ -58,7 +59,7 @@ pub(super) async fn undo(environment: &Shared, mut record: SandboxRecord) -> Opt
 }
 
 /// Refuses what cannot be, before anything is touched.
-fn check(config: &PodSandboxConfig) -> Result<(), PodError> {
+fn check(config: &PodSandboxConfig, kernel: Kernel) -> Result<(), PodError> {
     let invalid = |message: String| Err(PodError::Invalid(message));
     let metadata = config.metadata.clone().unwrap_or_default();
     for (what, value) in [("name", metadata.name), ("namespace", metadata.namespace), ("uid", metadata.uid)] {
@@ -66,9 +67,14 @@ fn check(config: &PodSandboxConfig) -> Result<(), PodError> {
             return invalid(format!("the sandbox's metadata has no {what}"));
         }
     }
+    if config.hostname.len() > files::MAX_HOSTNAME {
+        let most = files::MAX_HOSTNAME;
+        return invalid(format!("host name `{}` has more than {most} characters", config.hostname));
+    }
     let options = namespaces(config);
-    if options.userns_options.as_ref().is_some_and(|userns| userns.mode() != NamespaceMode::Node) {
-        return invalid("user namespaces are not offered by this runtime".to_owned());
+    let own_ids = id_maps(options.userns_options.as_ref()).map_err(PodError::Invalid)?.is_some();
+    if own_ids && !kernel.mapped_layers {
+        return invalid("user namespaces need a kernel that maps ids of overlay layers (5.19)".to_owned());
     }
     for (what, mode) in [("network", options.network()), ("ipc", options.ipc()), ("pid", options.pid())] {
         if mode == NamespaceMode::Target {
@@ -176,6 +182,7 @@ fn pod_setup(record: &SandboxRecord) -> PodSetup {
         hostname: new_net.then(|| hostname(&record.config)),
         sysctls,
         selinux_label: None,
+        user_namespace: record.id_maps(),
     }
 }
 

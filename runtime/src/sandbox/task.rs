@@ -39,6 +39,8 @@ pub(super) struct Beginning {
 
 /// What came of something that took time.
 enum Done {
+    /// A launcher is in its cgroup and goes on, or not.
+    Placed { id: String, result: Result<(), ContainerError> },
     /// The shim launched a container, or failed to.
     Started { id: String, result: Result<Started, ContainerError> },
     /// A container was brought to its end. `seen` says whether the shim reported it.
@@ -168,15 +170,14 @@ impl Pod {
     fn hear(&mut self, event: ShimEvent) {
         match event {
             ShimEvent::Said(Event::Exited { state }) => self.exited(&state),
-            ShimEvent::Said(Event::Launched { container, pid }) => {
-                log::debug!(id = container.as_str(), pid = pid; "launcher waits for its cgroup");
-            }
+            ShimEvent::Said(Event::Launched { container, pid }) => self.launched(&container, pid),
             ShimEvent::Gone => self.shim_gone(),
         }
     }
 
     fn finish(&mut self, done: Done) {
         match done {
+            Done::Placed { id, result } => self.placed(&id, result),
             Done::Started { id, result } => self.started(&id, result),
             Done::Stopped { id, result } => self.stopped_container(&id, result),
             Done::Removed { id, result } => self.removed_container(&id, result),

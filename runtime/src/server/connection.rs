@@ -4,7 +4,6 @@ use super::{
     CrioInspect, Limits, MAX_RECEIVE_MESSAGE, MAX_SEND_MESSAGE, Services,
     authority::AuthorityFilter,
     crio,
-    prefixed::Prefixed,
     v1alpha2::{V1Alpha2, V1Alpha2Layer},
 };
 use bytes::{Bytes, BytesMut};
@@ -21,8 +20,18 @@ use nodeagent_cri_api::{
     image_service_server::{ImageService, ImageServiceServer},
     runtime_service_server::{RuntimeService, RuntimeServiceServer},
 };
-use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
-use tokio::{io::AsyncReadExt, net::UnixStream, time::timeout};
+use std::{
+    convert::Infallible,
+    io::{self, Cursor},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, join},
+    net::UnixStream,
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::Layer;
@@ -79,17 +88,22 @@ impl Dialects {
                 return;
             }
         };
+        let (read, write) = stream.into_split();
         let outcome = if greeting.as_ref() == PREFACE {
-            self.grpc(AuthorityFilter::new(&greeting, stream), stop).await
+            self.grpc(join(AuthorityFilter::new(&greeting, read), write), stop).await
         } else {
-            self.crio(Prefixed::new(greeting, stream), stop).await
+            self.crio(join(Cursor::new(greeting).chain(read), write), stop).await
         };
         if let Err(error) = outcome {
             log::debug!(error = error.to_string().as_str(); "a connection ended with an error");
         }
     }
 
-    async fn grpc(&self, stream: AuthorityFilter<UnixStream>, stop: &CancellationToken) -> hyper::Result<()> {
+    async fn grpc<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+        &self,
+        stream: S,
+        stop: &CancellationToken,
+    ) -> hyper::Result<()> {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -106,7 +120,11 @@ impl Dialects {
         connection.await
     }
 
-    async fn crio(&self, stream: Prefixed<UnixStream>, stop: &CancellationToken) -> hyper::Result<()> {
+    async fn crio<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+        &self,
+        stream: S,
+        stop: &CancellationToken,
+    ) -> hyper::Result<()> {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(HTTP1_BUFFER);
         let service = service_fn(|request: http::Request<Incoming>| {

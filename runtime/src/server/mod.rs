@@ -12,7 +12,6 @@ mod authority;
 mod connection;
 mod crio;
 mod error;
-mod prefixed;
 mod socket;
 mod v1alpha2;
 
@@ -51,7 +50,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 256,
+            // clients have been seen that leave two behind for each thing they do
+            connections: 1024,
             // kubelet stops all containers of a full node in parallel, and each exec probe holds one
             streams: 1000,
             greeting: Duration::from_secs(10),

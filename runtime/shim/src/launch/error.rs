@@ -26,6 +26,16 @@ pub enum LaunchError {
     NoLayers,
     #[error("mount the layers at {target}")]
     Rootfs { target: String, source: Errno },
+    #[error("map the ids of {path}: its file system may not support that")]
+    IdMapped { path: String, source: Errno },
+    #[error("id {id} is not mapped in the pod's user namespace")]
+    UnmappedId { id: u32 },
+    #[error("the pod has no user namespace")]
+    NoUserNamespace,
+    #[error("give {path} to the container's root")]
+    Owner { path: String, source: Errno },
+    #[error("enter the pod's user namespace")]
+    UserNamespace { source: Errno },
     #[error("open {path}")]
     Open { path: String, source: Errno },
     #[error("open mount source {path}")]
@@ -87,6 +97,8 @@ impl LaunchError {
             Self::Execute { .. } => (ErrorKind::CannotExecute, 126),
             Self::NoLayers
             | Self::DeviceKind { .. }
+            | Self::UnmappedId { .. }
+            | Self::NoUserNamespace
             | Self::Encoding { .. }
             | Self::ZeroByte { .. }
             | Self::NoProgram => (ErrorKind::Invalid, 128),

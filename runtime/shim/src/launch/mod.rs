@@ -29,12 +29,13 @@ use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchdir, pivot_roo
 
 pub use self::error::LaunchError;
 pub use self::error::chain;
-use self::process::Labels;
 pub use self::process::become_nobody;
+use self::process::{Inside, Labels};
 use self::report::{Report, send, wait_for_release};
 use self::resolve::{Make, Root};
 use crate::protocol::{LaunchSpec, Placement, ProcessSpec};
 use crate::sys;
+use crate::user_namespace::UserNamespace;
 
 /// The program's ends of its standard streams; what is not there is the null device.
 #[derive(Debug, Default)]
@@ -59,8 +60,14 @@ pub struct Join {
 }
 
 /// Becomes the first process of a container. `placed`: it was cloned into its cgroup.
-pub fn container(spec: &LaunchSpec, streams: &Streams, status: &OwnedFd, placed: bool) -> ! {
-    let result = start(spec, streams, status, placed);
+pub fn container(
+    spec: &LaunchSpec,
+    user: Option<&UserNamespace>,
+    streams: &Streams,
+    status: &OwnedFd,
+    placed: bool,
+) -> ! {
+    let result = start(spec, user, streams, status, placed);
     give_up(&result, status)
 }
 
@@ -76,8 +83,8 @@ pub struct Place {
 }
 
 /// Becomes a further process of a running container.
-pub fn exec(spec: &ProcessSpec, place: &Place, streams: &Streams, status: &OwnedFd) -> ! {
-    let result = enter(spec, place, streams, status);
+pub fn exec(spec: &ProcessSpec, user: Option<&UserNamespace>, place: &Place, streams: &Streams, status: &OwnedFd) -> ! {
+    let result = enter(spec, user, place, streams, status);
     give_up(&result, status)
 }
 
@@ -98,9 +105,17 @@ fn give_up(result: &Result<(), LaunchError>, status: &OwnedFd) -> ! {
     sys::end_now(code)
 }
 
-fn start(spec: &LaunchSpec, streams: &Streams, status: &OwnedFd, placed: bool) -> Result<(), LaunchError> {
+fn start(
+    spec: &LaunchSpec,
+    user: Option<&UserNamespace>,
+    streams: &Streams,
+    status: &OwnedFd,
+    placed: bool,
+) -> Result<(), LaunchError> {
     let process = &spec.process;
-    set_streams(streams, status, &[])?;
+    let kept: Vec<&OwnedFd> = user.iter().map(|user| &user.fd).collect();
+    set_streams(streams, status, &kept)?;
+    let owner = process::outside(process, user)?;
     process::reset()?;
     match spec.placement {
         Placement::Wait => wait_for_release(status).map_err(|source| LaunchError::Placement { source })?,
@@ -116,8 +131,8 @@ fn start(spec: &LaunchSpec, streams: &Streams, status: &OwnedFd, placed: bool) -
     let labels = Labels::open(process)?;
     let shared = mounts::take_shared(&spec.mounts)?;
     mounts::cut_off()?;
-    let root = rootfs::mount_layers(&spec.rootfs)?;
-    mounts::mount_all(&root, &spec.mounts, shared)?;
+    let root = rootfs::mount_layers(&spec.rootfs, user)?;
+    mounts::mount_all(&root, &spec.mounts, shared, user)?;
     devices::make_all(&root, &spec.devices)?;
     devices::default_links(&root, &spec.mounts)?;
     if !process.cwd.is_empty() {
@@ -132,13 +147,21 @@ fn start(spec: &LaunchSpec, streams: &Streams, status: &OwnedFd, placed: bool) -
     }
     pivot(&root).map_err(|source| LaunchError::Pivot { source })?;
     if process.terminal {
-        terminal::set_up(process.uid, process.gid, devices::own_dev(&spec.mounts), status)?;
+        terminal::set_up(owner.0, owner.1, devices::own_dev(&spec.mounts), status)?;
     }
-    process::become_program(process, &labels, status)
+    let inside = user.map(|user| Inside { user, own_mounts: true });
+    process::become_program(process, &labels, inside.as_ref(), status)
 }
 
-fn enter(spec: &ProcessSpec, place: &Place, streams: &Streams, status: &OwnedFd) -> Result<(), LaunchError> {
-    let keep: Vec<_> = place.join.iter().map(|namespace| &namespace.fd).collect();
+fn enter(
+    spec: &ProcessSpec,
+    user: Option<&UserNamespace>,
+    place: &Place,
+    streams: &Streams,
+    status: &OwnedFd,
+) -> Result<(), LaunchError> {
+    let mut keep: Vec<_> = place.join.iter().map(|namespace| &namespace.fd).collect();
+    keep.extend(user.map(|user| &user.fd));
     set_streams(streams, status, &keep)?;
     process::reset()?;
     process::attach_beside(&place.cgroups, place.first.as_ref())?;
@@ -150,7 +173,8 @@ fn enter(spec: &ProcessSpec, place: &Place, streams: &Streams, status: &OwnedFd)
         setns(&namespace.fd, namespace.kind)
             .map_err(|source| LaunchError::Namespace { what: namespace.name, source })?;
     }
-    process::become_program(spec, &labels, status)
+    let inside = user.map(|user| Inside { user, own_mounts: false });
+    process::become_program(spec, &labels, inside.as_ref(), status)
 }
 
 fn make_namespace(kind: CloneFlags, what: &'static str) -> Result<(), LaunchError> {

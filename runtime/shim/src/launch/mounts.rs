@@ -3,7 +3,7 @@
 //! Targets are opened inside the root first and mounted on through their descriptor, so that a link swapped in by a
 //! container sharing the volume leads nowhere. What a mount brought up is opened anew and compared with its source.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
@@ -12,9 +12,11 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use super::error::LaunchError;
 use super::resolve::{Make, Root, by_descriptor};
+use super::rootfs;
 use crate::io::open_path;
 use crate::protocol::{Mount, Propagation};
 use crate::sys::{MountAttributes, attach_tree, clone_tree, set_mount_attributes};
+use crate::user_namespace::UserNamespace;
 
 /// Flags that belong to a mount and not to its file system.
 const PER_MOUNT: MsFlags = MsFlags::MS_RDONLY
@@ -32,7 +34,7 @@ pub struct Shared(Vec<Option<OwnedFd>>);
 /// Copies the sources of mounts that propagate both ways. After [`cut_off`] they would only receive.
 pub fn take_shared(mounts: &[Mount]) -> Result<Shared, LaunchError> {
     let take = |mount: &Mount| {
-        if mount.propagation != Propagation::Shared || !mount.fstype.is_empty() {
+        if mount.propagation != Propagation::Shared || !mount.fstype.is_empty() || mount.image.is_some() {
             return Ok(None);
         }
         let source = open_source(mount)?;
@@ -52,12 +54,26 @@ pub fn cut_off() -> Result<(), LaunchError> {
 }
 
 /// Makes all mounts.
-pub fn mount_all(root: &Root, mounts: &[Mount], mut shared: Shared) -> Result<(), LaunchError> {
+pub fn mount_all(
+    root: &Root,
+    mounts: &[Mount],
+    mut shared: Shared,
+    user: Option<&UserNamespace>,
+) -> Result<(), LaunchError> {
     let mut later = Vec::new();
     for (index, mount) in mounts.iter().enumerate() {
-        if mount.fstype.is_empty() {
-            let tree = shared.0.get_mut(index).and_then(Option::take);
-            bind(root, mount, tree)?;
+        if let Some(image) = &mount.image {
+            let layers = rootfs::mount_layers(image, user)?;
+            let source = layers.open(&mount.sub_path);
+            let path = || format!("{} of the image for {}", mount.sub_path, mount.target);
+            bind(root, mount, source.map_err(|source| LaunchError::MountSource { path: path(), source })?, None)?;
+        } else if mount.fstype.is_empty() {
+            let source = open_source(mount)?;
+            let tree = match shared.0.get_mut(index).and_then(Option::take) {
+                None if mount.idmapped => Some(mapped(mount, &source, user)?),
+                tree => tree,
+            };
+            bind(root, mount, source, tree)?;
         } else if let Some(top) = file_system(root, mount)? {
             later.push((mount, top));
         }
@@ -73,11 +89,27 @@ fn open_source(mount: &Mount) -> Result<OwnedFd, LaunchError> {
     open_path(&mount.source).map_err(|source| LaunchError::MountSource { path: mount.source.clone(), source })
 }
 
+/// A copy of the mounts at `source`. As with every other runtime, ids are mapped on the first of them only: file systems
+/// mounted below it may not be able to.
+fn mapped(mount: &Mount, source: &OwnedFd, user: Option<&UserNamespace>) -> Result<OwnedFd, LaunchError> {
+    let user = user.ok_or(LaunchError::NoUserNamespace)?;
+    let failed = |source| LaunchError::IdMapped { path: mount.source.clone(), source };
+    let tree = clone_tree(source, mount.recursive).map_err(failed)?;
+    map_ids(&tree, user, 0).map_err(failed)?;
+    Ok(tree)
+}
+
+/// Maps the ids of a copied mount, and sets further attributes.
+pub fn map_ids(tree: &OwnedFd, user: &UserNamespace, set: u64) -> nix::Result<()> {
+    let userns = u64::from(user.fd.as_raw_fd().unsigned_abs());
+    let set = set | libc::MOUNT_ATTR_IDMAP;
+    set_mount_attributes(tree, false, MountAttributes { set, userns, ..MountAttributes::default() })
+}
+
 /// Bind mount, or attachment of the copied `tree`.
-fn bind(root: &Root, spec: &Mount, tree: Option<OwnedFd>) -> Result<(), LaunchError> {
+fn bind(root: &Root, spec: &Mount, source: OwnedFd, tree: Option<OwnedFd>) -> Result<(), LaunchError> {
     let target = || spec.target.clone();
     let attributes = |source| LaunchError::Attributes { target: target(), source };
-    let source = open_source(spec)?;
     let from = fstat(&source).map_err(|source| LaunchError::MountSource { path: spec.source.clone(), source })?;
     let directory = SFlag::from_bits_truncate(from.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR;
     let make = if directory { Make::Directory } else { Make::File };

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::stat::{Mode, SFlag, fstat, umask};
@@ -18,6 +19,7 @@ use super::program::Program;
 use super::report::{Report, send};
 use crate::protocol::ProcessSpec;
 use crate::sys;
+use crate::user_namespace::UserNamespace;
 
 /// Puts back what a new program should find: a session of its own, no signal blocked or ignored.
 pub fn reset() -> Result<(), LaunchError> {
@@ -151,19 +153,55 @@ fn open_attribute(what: &'static str, label: &str, paths: &[&str]) -> Result<Fil
     Err(LaunchError::Label { what, label: label.into(), source: last })
 }
 
-/// Turns this process, already inside the container's namespaces and root, into the program. Returns only on failure.
-pub fn become_program(process: &ProcessSpec, labels: &Labels, status: &OwnedFd) -> Result<(), LaunchError> {
+/// How to enter the pod's user namespace.
+#[derive(Debug)]
+pub struct Inside<'a> {
+    /// The namespace.
+    pub user: &'a UserNamespace,
+    /// The mount namespace is to belong to it. What was mounted so far, with the rights of the host, is locked together
+    /// by the kernel then: nothing of it can be taken off to see what is below.
+    pub own_mounts: bool,
+}
+
+impl Inside<'_> {
+    fn enter(&self) -> Result<(), LaunchError> {
+        let failed = |source| LaunchError::UserNamespace { source };
+        self.user.enter().map_err(failed)?;
+        if self.own_mounts { unshare(CloneFlags::CLONE_NEWNS).map_err(failed) } else { Ok(()) }
+    }
+}
+
+/// User and group of the process as the host sees them.
+pub fn outside(process: &ProcessSpec, user: Option<&UserNamespace>) -> Result<(u32, u32), LaunchError> {
+    let Some(ids) = user.map(|user| &user.ids) else { return Ok((process.uid, process.gid)) };
+    let uid = ids.uid(process.uid).ok_or(LaunchError::UnmappedId { id: process.uid })?;
+    let gid = ids.gid(process.gid).ok_or(LaunchError::UnmappedId { id: process.gid })?;
+    Ok((uid, gid))
+}
+
+/// Turns this process, already inside the container's other namespaces and root, into the program. Returns only on
+/// failure.
+pub fn become_program(
+    process: &ProcessSpec,
+    labels: &Labels,
+    inside: Option<&Inside<'_>>,
+    status: &OwnedFd,
+) -> Result<(), LaunchError> {
     let program = Program::new(process)?;
     let seccomp = match &process.seccomp {
         Some(text) => Some(STANDARD.decode(text).map_err(|_| LaunchError::Encoding { what: "the seccomp filter" })?),
         None => None,
     };
     own_keyring(status);
-    give_streams(process);
+    give_streams(outside(process, inside.map(|inside| inside.user))?);
     let cwd = if process.cwd.is_empty() { "/" } else { process.cwd.as_str() };
     let as_root = chdir(cwd);
 
+    // raising them is a right on the host
     set_rlimits(process, status)?;
+    if let Some(inside) = inside {
+        inside.enter()?;
+    }
     let load = |filter: &Option<Vec<u8>>| match filter {
         Some(filter) => sys::load_seccomp(filter).map_err(|source| LaunchError::Seccomp { source }),
         None => Ok(()),
@@ -218,14 +256,14 @@ fn own_keyring(status: &OwnedFd) {
 }
 
 /// Pipes belong to the container's user, so that opening `/dev/stdout` works.
-fn give_streams(process: &ProcessSpec) {
+fn give_streams((uid, gid): (u32, u32)) {
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     for stream in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
         let pipe =
             fstat(stream).is_ok_and(|found| SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO);
         if pipe {
             // writing to the inherited descriptor works without it
-            let _ = fchown(stream, Some(Uid::from_raw(process.uid)), Some(Gid::from_raw(process.gid)));
+            let _ = fchown(stream, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         }
     }
 }

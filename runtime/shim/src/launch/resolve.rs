@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
+use nix::unistd::{Gid, Uid, fchownat, setfsgid, setfsuid};
 
 /// Links followed before a path counts as a loop, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -27,12 +28,19 @@ pub enum Make {
 #[derive(Debug)]
 pub struct Root {
     fd: OwnedFd,
+    /// Who gets what is made in it, as the host sees them; none: root.
+    owner: Option<(Uid, Gid)>,
 }
 
 impl Root {
     /// The root that `fd` stands for.
     pub fn new(fd: OwnedFd) -> Self {
-        Self { fd }
+        Self { fd, owner: None }
+    }
+
+    /// Gives what is made in it from now on to somebody else than root.
+    pub fn owned_by(self, uid: u32, gid: u32) -> Self {
+        Self { owner: Some((Uid::from_raw(uid), Gid::from_raw(gid))), ..self }
     }
 
     /// Opens what is at `path` as a place (`O_PATH`).
@@ -79,7 +87,9 @@ impl Root {
             }
             let here = stack.last().map_or(self.fd.as_fd(), AsFd::as_fd);
             let found = match open_component(here, &name) {
-                Err(Errno::ENOENT) if make != Make::Nothing => make_component(here, &name, make, todo.is_empty())?,
+                Err(Errno::ENOENT) if make != Make::Nothing => {
+                    self.make_component(here, &name, make, todo.is_empty())?
+                }
                 result => result?,
             };
             if SFlag::from_bits_truncate(fstat(&found)?.st_mode) & SFlag::S_IFMT != SFlag::S_IFLNK {
@@ -103,6 +113,24 @@ impl Root {
             None => openat(&self.fd, ".", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()),
         }
     }
+
+    fn make_component(&self, here: BorrowedFd<'_>, name: &OsStr, make: Make, last: bool) -> nix::Result<OwnedFd> {
+        let made = match (make_component(here, name, make, last), self.owner) {
+            // on a mount with mapped ids the host's root is nobody, and nobody makes files
+            (Err(Errno::EOVERFLOW), Some((uid, gid))) => {
+                let before = (setfsuid(uid), setfsgid(gid));
+                let made = make_component(here, name, make, last);
+                setfsuid(before.0);
+                setfsgid(before.1);
+                made
+            }
+            (made, _) => made,
+        }?;
+        if let (true, Some((uid, gid))) = (made, self.owner) {
+            fchownat(here, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        }
+        open_component(here, name)
+    }
 }
 
 impl AsFd for Root {
@@ -123,17 +151,16 @@ fn open_component(here: BorrowedFd<'_>, name: &OsStr) -> nix::Result<OwnedFd> {
     openat(here, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-fn make_component(here: BorrowedFd<'_>, name: &OsStr, make: Make, last: bool) -> nix::Result<OwnedFd> {
+/// False when somebody else was faster.
+fn make_component(here: BorrowedFd<'_>, name: &OsStr, make: Make, last: bool) -> nix::Result<bool> {
     if make == Make::File && last {
         let flags = OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_WRONLY | OFlag::O_NONBLOCK;
-        openat(here, name, flags, Mode::from_bits_truncate(0o644))?;
-    } else {
-        match mkdirat(here, name, Mode::from_bits_truncate(0o755)) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(error) => return Err(error),
-        }
+        return openat(here, name, flags, Mode::from_bits_truncate(0o644)).map(|_| true);
     }
-    open_component(here, name)
+    match mkdirat(here, name, Mode::from_bits_truncate(0o755)) {
+        Err(Errno::EEXIST) => Ok(false),
+        made => made.map(|()| true),
+    }
 }
 
 /// The path by which system calls that know no descriptors reach an open file.

@@ -17,7 +17,7 @@ use crate::launch::{self, Join, Place, Streams};
 use crate::launcher::{Birth, Launcher};
 use crate::log::LogFile;
 use crate::output::{Output, Which};
-use crate::protocol::{ErrorKind, Event, ExecSpec, LaunchSpec, PidNamespace, Placement};
+use crate::protocol::{ErrorKind, ExecSpec, LaunchSpec, PidNamespace, Placement};
 
 /// Containers of one pod, running or remembered.
 const MAX_CONTAINERS: usize = 1024;
@@ -66,6 +66,12 @@ impl Pod {
 
     /// Forks the launcher of a container; the answer comes when it has executed the program or failed to.
     pub(super) fn start(&mut self, caller: Caller, spec: &LaunchSpec) -> Result<(), Refusal> {
+        if let Some(container) = self.containers.iter_mut().find(|one| one.state.container == spec.container)
+            && container.started_by(caller, &mut self.outbox)
+        {
+            // asked again, by a daemon that does not know how far its predecessor came
+            return Ok(());
+        }
         self.check(spec)?;
         let cgroup = Cgroup::new(&spec.cgroups, &spec.container).map_err(invalid)?;
         let log = match &spec.log_path {
@@ -79,6 +85,10 @@ impl Pod {
             PidNamespace::New | PidNamespace::Host => None,
             PidNamespace::Container(other) => Some(self.pid_namespace_of(other)?),
             PidNamespace::Pod => Some(namespace(self.reaper_pid()?, "pid")?),
+        };
+        let user = match (spec.user_namespace, self.namespaces.user()) {
+            (true, None) => return Err(Refusal::new(ErrorKind::WrongState, "the pod has no user namespace")),
+            _ => spec.user_namespace,
         };
         let number = self.number();
         let mut output = Output::log(log);
@@ -102,19 +112,16 @@ impl Pod {
             cgroup: birthplace.as_ref().map(AsFd::as_fd),
         };
         let launcher = Launcher::fork(&self.poller, number, &birth, |status, placed| {
-            launch::container(spec, &streams, status, placed)
+            launch::container(spec, self.namespaces.user().filter(|_| user), &streams, status, placed)
         })?;
-        let pid = launcher.pid;
         let held = spec.placement == Placement::Wait;
         let mut container = Container::new(number, spec.container.clone(), cgroup, launcher, output, held);
         container.oom_score_adj = spec.process.oom_score_adj;
+        container.user_namespace = user;
         container.alone = spec.pid_namespace == PidNamespace::New;
-        container.started_by(caller);
         container.hold_stdin(stdin);
+        container.started_by(caller, &mut self.outbox);
         self.containers.push(container);
-        if held {
-            self.outbox.event(Event::Launched { container: spec.container.clone(), pid });
-        }
         Ok(())
     }
 
@@ -146,7 +153,7 @@ impl Pod {
         }
         let number = self.number();
         let container = self.find(&spec.container)?;
-        let owner = container.number;
+        let (owner, user) = (container.number, container.user_namespace);
         let mut process = spec.process.clone();
         process.oom_score_adj = process.oom_score_adj.or(container.oom_score_adj).or(Some(0));
         // the process is our child and not reaped: its number, and so these files, are its own
@@ -166,7 +173,8 @@ impl Pod {
         };
         let cgroups = cgroups.iter().map(|path| path.to_string_lossy().into_owned()).collect();
         let place = Place { cgroups, first, join };
-        let child = |streams: &Streams, status: &OwnedFd| launch::exec(&process, &place, streams, status);
+        let user = self.namespaces.user().filter(|_| user);
+        let child = |streams: &Streams, status: &OwnedFd| launch::exec(&process, user, &place, streams, status);
         let forked = self.fork_exec(caller, spec, number, child, &join_pid);
         match forked {
             Ok(mut exec) => {

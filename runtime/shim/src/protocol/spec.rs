@@ -22,6 +22,9 @@ pub struct LaunchSpec {
     pub readonly_rootfs: bool,
     /// Which PID namespace.
     pub pid_namespace: PidNamespace,
+    /// Run in the pod's user namespace ([`PodSetup::user_namespace`](super::PodSetup::user_namespace)): ids of
+    /// [`Self::process`] are those inside, and the root file system is mapped.
+    pub user_namespace: bool,
     /// A cgroup namespace of its own (v2 only has a view worth hiding).
     pub new_cgroup_namespace: bool,
     /// Absolute paths of the cgroups to attach to: one for v2, one per controller for v1. The last component of each
@@ -157,6 +160,12 @@ pub struct Mount {
     pub propagation: Propagation,
     /// The source is a file: so is the target to be created.
     pub file: bool,
+    /// Ids are mapped as in the pod's user namespace; for a bind mount only.
+    pub idmapped: bool,
+    /// An image's layers, mounted read-only, in the place of [`Self::source`].
+    pub image: Option<Rootfs>,
+    /// What of that image is shown: a path inside it, resolved there; empty for all.
+    pub sub_path: String,
 }
 
 /// Propagation of a mount.

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{major, minor};
 use nodeagent_cri_api::ContainerConfig;
-use nodeagent_shim::protocol::Device;
+use nodeagent_shim::protocol::{Device, IdMaps};
 
 use super::SpecError;
 use crate::cgroup::DeviceRule;
+use crate::container::cdi::Device as Named;
 
 /// Directories of `/dev` that a container has for itself.
 const OWN: [&str; 6] = ["pts", "shm", "fd", "mqueue", "console", "ptmx"];
@@ -24,11 +25,8 @@ pub(super) struct Devices {
     pub rules: Vec<DeviceRule>,
 }
 
-pub(super) fn resolve(config: &ContainerConfig, privileged: bool) -> Result<Devices, SpecError> {
+pub(super) fn resolve(config: &ContainerConfig, named: &[Named], privileged: bool) -> Result<Devices, SpecError> {
     let mut devices = Devices { nodes: defaults(), rules: DeviceRule::defaults() };
-    if !config.cdi_devices.is_empty() {
-        return Err(SpecError::Invalid("CDI devices are not offered by this runtime".to_owned()));
-    }
     if privileged {
         devices.rules = vec![DeviceRule::everything()];
         collect(Path::new("/dev"), Path::new("/dev"), 0, &mut devices.nodes)
@@ -38,10 +36,7 @@ pub(super) fn resolve(config: &ContainerConfig, privileged: bool) -> Result<Devi
         let path = PathBuf::from(&asked.host_path);
         let failed = |source| SpecError::Device { path: path.clone(), source };
         let target = if asked.container_path.is_empty() { &asked.host_path } else { &asked.container_path };
-        let access = if asked.permissions.is_empty() { "rwm" } else { &asked.permissions };
-        if !access.chars().all(|letter| matches!(letter, 'r' | 'w' | 'm')) {
-            return Err(SpecError::Invalid(format!("device {}: permissions `{access}`", asked.host_path)));
-        }
+        let access = access(&asked.host_path, &asked.permissions)?;
         let mut found = Vec::new();
         if fs::metadata(&path).map_err(failed)?.is_dir() {
             collect(&path, Path::new(target), 0, &mut found).map_err(failed)?;
@@ -55,7 +50,37 @@ pub(super) fn resolve(config: &ContainerConfig, privileged: bool) -> Result<Devi
         devices.nodes.retain(|known| found.iter().all(|new| new.path != known.path));
         devices.nodes.extend(found);
     }
+    for asked in named {
+        let path = PathBuf::from(asked.host());
+        let failed = |source| SpecError::Device { path: path.clone(), source };
+        let found = node(&path, asked.path.clone()).map_err(failed)?;
+        let mut device = found.ok_or_else(|| failed(io::Error::other("is no device")))?;
+        device.mode = asked.file_mode.map_or(device.mode, |mode| mode & 0o7777);
+        (device.uid, device.gid) = (asked.uid.unwrap_or(device.uid), asked.gid.unwrap_or(device.gid));
+        devices.rules.push(rule(&device, access(asked.host(), &asked.permissions)?));
+        devices.nodes.retain(|known| known.path != device.path);
+        devices.nodes.push(device);
+    }
     Ok(devices)
+}
+
+/// What may be done with a device: everything, unless it is said.
+fn access<'a>(device: &str, permissions: &'a str) -> Result<&'a str, SpecError> {
+    let known = permissions.chars().all(|letter| matches!(letter, 'r' | 'w' | 'm'));
+    match (permissions, known) {
+        ("", _) => Ok("rwm"),
+        (some, true) => Ok(some),
+        (other, false) => Err(SpecError::Invalid(format!("device {device}: permissions `{other}`"))),
+    }
+}
+
+/// Gives the nodes to those who have their owners' ids inside; what has no owner there stays with the host's.
+pub(super) fn map_owners(nodes: &mut [Device], ids: &IdMaps) {
+    for node in nodes {
+        if let Some((uid, gid)) = ids.uid(node.uid).zip(ids.gid(node.gid)) {
+            (node.uid, node.gid) = (uid, gid);
+        }
+    }
 }
 
 fn rule(device: &Device, access: &str) -> DeviceRule {
@@ -142,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_device_gets_a_node_and_a_rule() {
-        let devices = resolve(&asked("/dev/null", "/dev/hole", "rw"), false).unwrap();
+        let devices = resolve(&asked("/dev/null", "/dev/hole", "rw"), &[], false).unwrap();
         let node = devices.nodes.last().unwrap();
         assert_eq!((node.path.as_str(), node.kind.as_str(), node.major, node.minor), ("/dev/hole", "c", 1, 3));
         assert_eq!(devices.rules.last().unwrap().to_string(), "c 1:3 rw");
@@ -150,14 +175,14 @@ mod tests {
 
     #[test]
     fn a_device_in_the_place_of_a_default_one_replaces_it() {
-        let devices = resolve(&asked("/dev/zero", "/dev/null", ""), false).unwrap();
+        let devices = resolve(&asked("/dev/zero", "/dev/null", ""), &[], false).unwrap();
         let nodes: Vec<_> = devices.nodes.iter().filter(|node| node.path == "/dev/null").collect();
         assert_eq!((nodes.len(), nodes[0].minor), (1, 5));
     }
 
     #[test]
     fn a_privileged_container_sees_the_devices_of_the_host() {
-        let devices = resolve(&ContainerConfig::default(), true).unwrap();
+        let devices = resolve(&ContainerConfig::default(), &[], true).unwrap();
         assert_eq!(devices.rules, [DeviceRule::everything()]);
         assert!(!devices.nodes.iter().any(|node| node.path.starts_with("/dev/pts")));
         assert_eq!(devices.nodes.iter().filter(|node| node.path == "/dev/null").count(), 1);
@@ -165,8 +190,8 @@ mod tests {
 
     #[test]
     fn what_is_no_device_is_refused() {
-        assert!(matches!(resolve(&asked("/etc/passwd", "/dev/x", "r"), false), Err(SpecError::Device { .. })));
-        assert!(matches!(resolve(&asked("/dev/none-such", "/dev/x", "r"), false), Err(SpecError::Device { .. })));
-        assert!(matches!(resolve(&asked("/dev/null", "/dev/x", "rx"), false), Err(SpecError::Invalid(_))));
+        assert!(matches!(resolve(&asked("/etc/passwd", "/dev/x", "r"), &[], false), Err(SpecError::Device { .. })));
+        assert!(matches!(resolve(&asked("/dev/none-such", "/dev/x", "r"), &[], false), Err(SpecError::Device { .. })));
+        assert!(matches!(resolve(&asked("/dev/null", "/dev/x", "rx"), &[], false), Err(SpecError::Invalid(_))));
     }
 }

@@ -31,8 +31,8 @@ pub(super) fn working_dir(config: &ContainerConfig, image: &ImageConfig) -> Stri
     dir.map_or_else(|| "/".to_owned(), Clone::clone)
 }
 
-/// The environment as the protocol carries it. Later ones win: defaults, image, configuration.
-pub(super) fn variables(inputs: &Inputs<'_>, user: &User) -> Vec<String> {
+/// The environment as the protocol carries it. Later ones win: defaults, image, configuration, devices.
+pub(super) fn variables(inputs: &Inputs<'_>, of_devices: &[String], user: &User) -> Vec<String> {
     let mut variables = Variables::default();
     variables.set(b"PATH", DEFAULT_PATH.as_bytes());
     variables.set(b"HOSTNAME", hostname(&inputs.pod.config).as_bytes());
@@ -45,6 +45,10 @@ pub(super) fn variables(inputs: &Inputs<'_>, user: &User) -> Vec<String> {
     }
     for variable in &inputs.config.envs {
         variables.set(variable.key.as_bytes(), &variable.value);
+    }
+    for variable in of_devices {
+        let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+        variables.set(name.as_bytes(), value.as_bytes());
     }
     if !variables.has(b"HOME") {
         variables.set(b"HOME", user.home.as_bytes());

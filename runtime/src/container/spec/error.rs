@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::container::capabilities::UnknownCapability;
+use crate::container::cdi::CdiError;
 use crate::container::seccomp::FilterError;
 
 /// Why a container cannot be put together.
@@ -15,6 +16,9 @@ pub enum SpecError {
     /// A recursive read-only mount that cannot be; the client parses the beginning of this text.
     #[error("RROUnsupported: {0}")]
     RecursiveReadOnly(String),
+    /// An image that cannot be shown as a volume; the client parses the beginning of this text.
+    #[error("ImageVolumeMountFailed: {0}")]
+    ImageVolume(String),
     /// Nothing to execute.
     #[error("no command: neither the container nor its image has one")]
     NoCommand,
@@ -52,6 +56,9 @@ pub enum SpecError {
         #[source]
         source: io::Error,
     },
+    /// A device by its name.
+    #[error(transparent)]
+    Cdi(CdiError),
     /// A device of the host.
     #[error("device {}", path.display())]
     Device {

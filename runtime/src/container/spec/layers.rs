@@ -19,10 +19,24 @@ const MAX_LINKS: usize = 40;
 
 /// Reads a regular file, at most `limit` bytes of it; none when it does not exist. `layers`: topmost first.
 pub(super) fn read(layers: &[PathBuf], path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
-    let Some(file) = find(layers, path)? else { return Ok(None) };
+    let Found::File(layer, name) = find(layers, path)? else { return Ok(None) };
+    let file = open_file(&layer, &name)?;
     let mut bytes = Vec::new();
     file.take(limit).read_to_end(&mut bytes)?;
     Ok(Some(bytes))
+}
+
+/// Whether there is anything at that path.
+pub(super) fn exists(layers: &[PathBuf], path: &Path) -> io::Result<bool> {
+    find(layers, path).map(|found| !matches!(found, Found::Nothing))
+}
+
+enum Found {
+    Nothing,
+    Directory,
+    /// A regular file of that layer's directory.
+    File(OwnedFd, OsString),
+    Other,
 }
 
 /// One directory of the image: its directories in those layers that have it, topmost first.
@@ -34,7 +48,7 @@ enum Entry {
     Other(OwnedFd, SFlag),
 }
 
-fn find(layers: &[PathBuf], path: &Path) -> io::Result<Option<File>> {
+fn find(layers: &[PathBuf], path: &Path) -> io::Result<Found> {
     let mut trail = vec![root(layers)?];
     let mut steps: Vec<OsString> = steps_of(path);
     let mut links = 0;
@@ -45,9 +59,9 @@ fn find(layers: &[PathBuf], path: &Path) -> io::Result<Option<File>> {
             }
             continue;
         }
-        let Some(directory) = trail.last() else { return Ok(None) };
+        let Some(directory) = trail.last() else { return Ok(Found::Nothing) };
         match directory.entry(&name)? {
-            None => return Ok(None),
+            None => return Ok(Found::Nothing),
             Some(Entry::Directory(next)) => trail.push(next),
             Some(Entry::Link(target)) => {
                 links += 1;
@@ -61,13 +75,15 @@ fn find(layers: &[PathBuf], path: &Path) -> io::Result<Option<File>> {
                 steps.extend(steps_of(target));
             }
             Some(Entry::Other(layer, kind)) => {
-                let last = steps.is_empty() && kind == SFlag::S_IFREG;
-                return if last { open_file(&layer, &name).map(Some) } else { Ok(None) };
+                return Ok(match (steps.is_empty(), kind) {
+                    (true, SFlag::S_IFREG) => Found::File(layer, name),
+                    (true, _) => Found::Other,
+                    (false, _) => Found::Nothing,
+                });
             }
         }
     }
-    // a directory
-    Ok(None)
+    Ok(Found::Directory)
 }
 
 /// The names on the way, the next one last.
@@ -177,6 +193,12 @@ mod tests {
         assert_eq!(image.read("/etc/group").as_deref(), Some("group"));
         assert_eq!(image.read("/etc/none"), None);
         assert_eq!(image.read("/etc"), None);
+        let layers = ["top", "bottom"].map(|layer| image.dir.path().join(layer));
+        for (path, there) in
+            [("etc", true), ("/etc/group", true), ("", true), ("etc/none", false), ("etc/group/x", false)]
+        {
+            assert_eq!(exists(&layers, Path::new(path)).unwrap(), there, "{path}");
+        }
     }
 
     #[test]

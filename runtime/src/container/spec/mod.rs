@@ -15,10 +15,11 @@ use nodeagent_cri_api::{ContainerConfig, LinuxContainerSecurityContext, Namespac
 use nodeagent_shim::protocol::{LaunchSpec, PidNamespace, Placement, ProcessSpec, Rootfs as LaunchRootfs};
 
 pub use error::SpecError;
+pub(super) use mounts::image_of;
 pub use signal::to_cri as to_cri_signal;
 
 use super::record::User;
-use super::{capabilities, seccomp};
+use super::{capabilities, cdi, seccomp};
 use crate::cgroup::{CgroupPath, Cgroups, DeviceRule};
 use crate::image::{ImageConfig, Rootfs};
 use crate::kernel::Kernel;
@@ -40,6 +41,8 @@ pub struct HostFacts {
     pub kernel: Kernel,
     /// Seccomp filters built so far.
     pub seccomp: Filters,
+    /// Where vendors describe their devices; a later directory counts for more.
+    pub cdi_dirs: Vec<PathBuf>,
 }
 
 /// What a container is put together from.
@@ -64,6 +67,8 @@ pub struct Inputs<'a> {
     pub host: &'a HostFacts,
     /// The container named as target of its PID namespace, by its full id.
     pub target: Option<String>,
+    /// Layers of the images that are mounted as volumes, in the order of their mounts.
+    pub volumes: &'a [Rootfs],
 }
 
 impl Inputs<'_> {
@@ -91,21 +96,35 @@ pub fn mount_point(rootfs: &Rootfs) -> PathBuf {
     rootfs.container_dir.join("merged")
 }
 
+/// The layers of an image, without one to write to.
+fn readonly_layers(rootfs: &Rootfs) -> LaunchRootfs {
+    LaunchRootfs {
+        lower: rootfs.lower.iter().map(|path| text(path)).collect(),
+        target: text(&mount_point(rootfs)),
+        ..LaunchRootfs::default()
+    }
+}
+
 /// Puts a container together. Looks at the image's files and at mounts' sources on the host, hence blocks.
 pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
     let context = inputs.context();
     security::check(&context, inputs.pod)?;
     let user = user::resolve(&context, inputs.image, inputs.rootfs)?;
     let sets = capabilities::sets(security::requested(&context), &inputs.host.capabilities, inputs.host.bounding)?;
-    let devices = devices::resolve(inputs.config, context.privileged)?;
+    let edits = cdi::resolve(&inputs.host.cdi_dirs, &cdi::names(inputs.config)).map_err(SpecError::Cdi)?;
+    let mut devices = devices::resolve(inputs.config, &edits.devices, context.privileged)?;
+    let ids = inputs.pod.id_maps();
+    if let Some(ids) = &ids {
+        devices::map_owners(&mut devices.nodes, ids);
+    }
     let resources = inputs.config.linux.as_ref().and_then(|linux| linux.resources.as_ref());
     let process = ProcessSpec {
         args: environment::arguments(inputs.config, inputs.image)?,
-        env: environment::variables(inputs, &user),
+        env: environment::variables(inputs, &edits.env, &user),
         cwd: environment::working_dir(inputs.config, inputs.image),
         uid: user.uid,
         gid: user.gid,
-        groups: user.groups.clone(),
+        groups: user.groups.iter().chain(&edits.groups).copied().collect(),
         umask: None,
         capabilities: sets,
         no_new_privs: context.no_new_privs,
@@ -120,22 +139,21 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
     let spec = LaunchSpec {
         container: inputs.id.to_owned(),
         rootfs: LaunchRootfs {
-            lower: inputs.rootfs.lower.iter().map(|path| text(path)).collect(),
             upper: text(&inputs.rootfs.upper),
             work: text(&inputs.rootfs.work),
-            target: text(&mount_point(inputs.rootfs)),
-            context: None,
+            ..readonly_layers(inputs.rootfs)
         },
-        mounts: mounts::all(inputs, context.privileged)?,
+        mounts: mounts::all(inputs, &edits.mounts, context.privileged)?,
         devices: devices.nodes,
         masked_paths: if unrestricted { Vec::new() } else { context.masked_paths.clone() },
         readonly_paths: if unrestricted { Vec::new() } else { context.readonly_paths.clone() },
         readonly_rootfs: context.readonly_rootfs,
         pid_namespace: pid_namespace(&context, inputs.target.clone())?,
+        user_namespace: ids.is_some(),
         // on v1 the view is made of bind mounts instead
         new_cgroup_namespace: inputs.cgroups.version() == 2 && !context.privileged,
         cgroups: inputs.cgroups.attach_dirs(inputs.cgroup),
-        placement: Placement::Attach,
+        placement: if inputs.cgroups.made_by_systemd() { Placement::Wait } else { Placement::Attach },
         process,
         log_path: log_path(inputs.pod, inputs.config)?,
         stdin: inputs.config.stdin,

@@ -74,8 +74,9 @@ impl Fixture {
             capabilities: vec!["CHOWN".into(), "KILL".into()],
             rlimits: vec![(7, 1024, 4096)],
             pids_limit: 0,
-            kernel: Kernel { version: (6, 1), mount_setattr: true },
+            kernel: Kernel::from_release("6.1.0"),
             seccomp: Filters::new((6, 1)),
+            cdi_dirs: vec![self.dir.path().join("cdi")],
         };
         let rootfs = Rootfs {
             lower: vec![self.dir.path().join("lower")],
@@ -94,6 +95,7 @@ impl Fixture {
             cgroups: &self.cgroups,
             host: &host,
             target: self.target.clone(),
+            volumes: &[],
         })
     }
 
@@ -257,4 +259,46 @@ fn log_score_and_limits_are_handed_on() {
     assert_eq!(spec.process.rlimits, [(7, 1024, 4096)]);
     fixture.config.log_path.clear();
     assert_eq!(fixture.spec().log_path, None);
+}
+
+#[test]
+fn a_device_by_name_brings_node_rule_mount_variable_and_group() {
+    let mut fixture = fixture();
+    fs::create_dir(fixture.dir.path().join("cdi")).unwrap();
+    let text = r#"{"cdiVersion":"0.6.0","kind":"v.com/c","devices":[{"name":"a","containerEdits":{
+        "env":["DRIVER=on"],"additionalGids":[44],
+        "deviceNodes":[{"path":"/dev/accelerator","hostPath":"/dev/null","permissions":"rw","fileMode":432,"gid":44}],
+        "mounts":[{"hostPath":"/etc","containerPath":"/driver","options":["ro","rbind"]}]}}]}"#;
+    fs::write(fixture.dir.path().join("cdi/c.json"), text).unwrap();
+    fixture.config.cdi_devices = vec![nodeagent_cri_api::CdiDevice { name: "v.com/c=a".into() }];
+    let built = fixture.build().unwrap();
+    let node = built.spec.devices.last().unwrap();
+    assert_eq!(
+        (node.path.as_str(), node.major, node.minor, node.mode, node.gid),
+        ("/dev/accelerator", 1, 3, 0o660, 44)
+    );
+    assert_eq!(built.device_rules.last().unwrap().to_string(), "c 1:3 rw");
+    let driver = mount(&built.spec, "/driver");
+    assert!(driver.readonly && driver.recursive && !driver.file);
+    assert_eq!(built.spec.process.groups, [0, 44]);
+    assert!(fixture.env().contains(&"DRIVER=on".to_owned()));
+    fixture.config.cdi_devices[0].name = "v.com/c=b".into();
+    assert!(fixture.build().unwrap_err().to_string().contains("did you mean `v.com/c=a`?"));
+}
+
+#[test]
+fn in_a_user_namespace_what_is_roots_belongs_to_root_inside() {
+    let mut fixture = fixture();
+    let map = vec![nodeagent_cri_api::IdMapping { host_id: 1000, container_id: 0, length: 65_536 }];
+    let userns = nodeagent_cri_api::UserNamespace { mode: NamespaceMode::Pod.into(), uids: map.clone(), gids: map };
+    let options = NamespaceOption { userns_options: Some(userns), ..own_pid() };
+    let linux = fixture.pod.config.linux.as_mut().unwrap();
+    linux.security_context.as_mut().unwrap().namespace_options = Some(options);
+    let spec = fixture.spec();
+    assert!(spec.user_namespace);
+    assert!(spec.devices.iter().all(|device| (device.uid, device.gid) == (1000, 1000)));
+    assert!(mount(&spec, "/dev").data.ends_with("uid=1000,gid=1000"));
+    assert!(mount(&spec, "/dev/pts").data.ends_with("gid=1005"));
+    // ids of the process stay those inside
+    assert_eq!((spec.process.uid, spec.process.gid), (0, 0));
 }

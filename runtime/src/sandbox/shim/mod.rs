@@ -170,6 +170,11 @@ impl Shim {
         }
     }
 
+    /// Lets a launcher go on that waited for its cgroup.
+    pub async fn go_on(&self, container: &str) -> Result<(), ShimError> {
+        self.done(Call::Continue { container: container.to_owned() }, ANSWER).await
+    }
+
     /// Sends a signal to the container's first process.
     pub async fn signal(&self, container: &str, signal: i32) -> Result<(), ShimError> {
         self.done(Call::Signal { container: container.to_owned(), signal, all: false }, ANSWER).await

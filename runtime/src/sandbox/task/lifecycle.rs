@@ -76,7 +76,39 @@ impl Pod {
         });
     }
 
+    /// A launcher waits for its cgroup.
+    pub(super) fn launched(&mut self, id: &str, pid: i32) {
+        let (environment, shim) = (Arc::clone(&self.environment), self.shim.clone());
+        let Some((member, shim)) = self.member(id).zip(shim) else { return };
+        let record = Arc::clone(&member.record);
+        self.work.spawn(async move {
+            let id = record.id.clone();
+            let placed = async {
+                container::place(&environment, &record, pid).await?;
+                let failed = |source| ContainerError::Shim { action: "go on with", id: id.clone(), source };
+                shim.go_on(&id).await.map_err(failed)
+            };
+            Done::Placed { result: placed.await, id }
+        });
+    }
+
+    /// One that has no cgroup is killed, and the answer to its start says why.
+    pub(super) fn placed(&mut self, id: &str, result: Result<(), ContainerError>) {
+        let (Err(error), Some(shim)) = (result, self.shim.clone()) else { return };
+        let Some(member) = self.member(id) else { return };
+        member.activity.misplaced = Some(error);
+        let id = id.to_owned();
+        // its end is heard of as any other
+        tokio::spawn(async move {
+            if let Err(error) = shim.kill(&id).await {
+                log::warn!(id = id.as_str(); "{}", chain(&error));
+            }
+        });
+    }
+
     pub(super) fn started(&mut self, id: &str, result: Result<Started, ContainerError>) {
+        let misplaced = self.member(id).and_then(|member| member.activity.misplaced.take());
+        let result = result.map_err(|error| misplaced.unwrap_or(error));
         let waiters = self.member(id).and_then(|member| member.activity.start.take()).unwrap_or_default();
         let phase = self.member(id).map(|member| member.record.phase);
         match &result {

@@ -16,6 +16,8 @@ use crate::sandbox::command::ContainerReply;
 pub(super) struct Activity {
     /// Being started; who waits for it.
     pub start: Option<Vec<ContainerReply>>,
+    /// Why its launcher could not be put into its cgroup, and was killed.
+    pub misplaced: Option<ContainerError>,
     /// Being stopped.
     pub stop: Option<Stopping>,
     /// To be removed, as soon as it does not run; who waits for it.

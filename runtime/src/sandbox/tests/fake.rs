@@ -86,6 +86,7 @@ impl Ground {
                 pids_limit: 0,
                 kernel: Kernel::from_release("6.12.0"),
                 seccomp: Filters::new(Kernel::from_release("6.12.0").version),
+                cdi_dirs: Vec::new(),
             },
         }
     }

@@ -21,12 +21,12 @@ use std::{
     pin::Pin,
     task::{Context, Poll, ready},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// What is read at a time while the frames are looked at: one frame of the largest size.
 const CHUNK: usize = 16 * 1024;
 
-/// A connection with the filter on its reading side.
+/// The reading side of a connection, with the filter on it.
 #[derive(Debug)]
 pub(super) struct AuthorityFilter<T> {
     inner: T,
@@ -75,31 +75,5 @@ impl<T: AsyncRead + Unpin> AsyncRead for AuthorityFilter<T> {
                 this.chunk = Box::default();
             }
         }
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for AuthorityFilter<T> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, data)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
     }
 }
