@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::cni::{PLUGIN_DIRS, PodNet};
+use crate::leaks;
 use crate::outside::repository;
 
 /// Long enough for a loaded machine; a good start takes a tenth of a second.
@@ -191,7 +192,8 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // what runs under it was removed through it; a failed test leaves the rest to the end of the PID namespace
+        // what runs under it was removed through it, or purged by the test that failed
         let _ = self.kill();
+        leaks::unmount_below(self.directory.path());
     }
 }

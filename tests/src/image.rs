@@ -126,6 +126,18 @@ impl Image {
         Ok(self)
     }
 
+    /// A further layer with a symbolic link in the place of what is there.
+    pub fn link(mut self, path: &str, target: &str) -> Result<Self> {
+        let mut archive = Builder::new(Vec::new());
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Symlink);
+        header.set_size(0);
+        header.set_mode(0o777);
+        archive.append_link(&mut header, path, target)?;
+        self.layers.push(pack(&archive.into_inner()?)?);
+        Ok(self)
+    }
+
     /// Uploads everything under `repository:tag`.
     pub fn push(&self, registry: &Registry, repository: &str, tag: &str) -> Result<Pushed> {
         let mut layers = Vec::new();

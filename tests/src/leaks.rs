@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -24,22 +25,32 @@ pub fn find(daemon: &Daemon, ids: &[String], cgroup_parent: &str) -> Result<Vec<
 
 /// Shims and containers: they have the daemon's log, or a pod's, open, or name a pod on their command line.
 fn processes(daemon: &Daemon, ids: &[String]) -> Vec<String> {
+    let held = holders(daemon);
+    let named = all_processes(daemon).into_iter().filter(|(_, line)| ids.iter().any(|id| line.contains(id)));
+    let mut found: Vec<(u32, String)> = held.into_iter().chain(named).collect();
+    found.sort();
+    found.dedup();
+    found.into_iter().map(|(pid, line)| format!("process {pid}: {line}")).collect()
+}
+
+/// Processes but ourselves and the daemon: number and command line.
+fn all_processes(daemon: &Daemon) -> Vec<(u32, String)> {
     let own = [Some(std::process::id()), daemon.pid()];
-    let mut found = Vec::new();
-    let Ok(entries) = fs::read_dir("/proc") else { return found };
-    for entry in entries.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        // a process that ends meanwhile is none
-        let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let holds = fs::read_dir(entry.path().join("fd")).is_ok_and(|fds| {
-            fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(daemon.directory())))
-        });
-        if !own.contains(&Some(pid)) && (holds || ids.iter().any(|id| line.contains(id))) {
-            found.push(format!("process {pid}: {line}"));
-        }
-    }
-    found
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let others = pids.filter(|pid| !own.contains(&Some(*pid)));
+    // a process that ends meanwhile is none
+    let lines = others.filter_map(|pid| Some((pid, fs::read(format!("/proc/{pid}/cmdline")).ok()?)));
+    lines.map(|(pid, line)| (pid, String::from_utf8_lossy(&line).replace('\0', " "))).collect()
+}
+
+/// Those that have a file of the daemon's open.
+fn holders(daemon: &Daemon) -> Vec<(u32, String)> {
+    let holds = |pid: u32| {
+        let mut fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        fds.any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(daemon.directory())))
+    };
+    all_processes(daemon).into_iter().filter(|(pid, _)| holds(*pid)).collect()
 }
 
 fn mounts(directory: &Path) -> Result<Vec<String>> {
@@ -55,6 +66,53 @@ pub fn cgroups(parent: &str) -> Result<Vec<PathBuf>> {
         below(&top, &mut found)?;
     }
     Ok(found)
+}
+
+/// Ends and removes everything that a daemon which failed a test has left: shims, containers, mounts, cgroups. What
+/// resists stays, to be seen.
+pub fn purge(daemon: &Daemon, cgroup_parent: &str) {
+    let trees = cgroups(cgroup_parent).unwrap_or_default();
+    let inside = trees.iter().filter_map(|tree| fs::read_to_string(tree.join("cgroup.procs")).ok());
+    let mut pids: Vec<i32> = inside
+        .flat_map(|all| all.lines().map(str::to_owned).collect::<Vec<_>>())
+        .filter_map(|pid| pid.parse().ok())
+        .collect();
+    pids.extend(holders(daemon).into_iter().filter_map(|(pid, _)| i32::try_from(pid).ok()));
+    for pid in pids.into_iter().filter(|pid| *pid > 1) {
+        // it may have ended by itself
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    }
+    unmount_below(daemon.directory());
+    for tree in parents(cgroup_parent).unwrap_or_default() {
+        remove_tree(&tree);
+    }
+}
+
+/// Takes off every mount below a directory, the last one first.
+pub fn unmount_below(directory: &Path) {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let places: Vec<&Path> = text.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new).collect();
+    for place in places.into_iter().rev().filter(|place| place.starts_with(directory)) {
+        let _ = nix::mount::umount2(place, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// The processes in it are dead or dying: looked at until the kernel lets go, which it tells nobody.
+#[allow(clippy::disallowed_methods)]
+fn remove_tree(tree: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut all = Vec::new();
+    if below(tree, &mut all).is_err() {
+        return;
+    }
+    all.push(tree.to_owned());
+    for folder in all {
+        while fs::remove_dir(&folder).is_err_and(|error| error.kind() == std::io::ErrorKind::ResourceBusy)
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
 }
 
 /// Removes the parent itself everywhere; fails where something is left below it.

@@ -24,6 +24,8 @@ pub const USER: &str = "puller";
 pub const PASSWORD: &str = "correct horse";
 /// `htpasswd -nbB -C 5` of the two.
 const HTPASSWD: &str = "puller:$2y$05$CcpS54CXLtOsp7pZp8DNfO7ZWLaIeln9srGl31SUd6qIzYEm3LAyW\n";
+/// Runs a program until its own input ends, which it does with this process, however that ends.
+const ENDS_WITH_US: &str = r#"exec 3<&0; (cat <&3 >/dev/null; kill $$) & exec "$@" </dev/null 3<&-"#;
 /// It starts in a tenth of a second.
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 
@@ -58,10 +60,10 @@ impl Registry {
         };
         let config = directory.path().join("config.yml");
         fs::write(&config, configuration(directory.path(), &access, tokens.as_ref())?)?;
-        let mut child = Command::new("docker-registry")
-            .arg("serve")
+        let mut child = Command::new("sh")
+            .args(["-c", ENDS_WITH_US, "sh", "docker-registry", "serve"])
             .arg(&config)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -154,8 +156,8 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        // it may have ended by itself
-        let _ = self.child.kill();
+        // the end of its input; it may have ended by itself
+        drop(self.child.stdin.take());
         let _ = self.child.wait();
     }
 }

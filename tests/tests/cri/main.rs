@@ -10,13 +10,18 @@ mod world;
 mod bad_input;
 mod containers;
 mod dialects;
+mod escapes;
 mod exec;
+mod image_volumes;
 mod images;
 mod inside;
+mod killed;
 mod logs;
+mod metrics;
 mod pods;
 mod recovery;
 mod service;
+mod user_namespaces;
 
 use std::process::ExitCode;
 
@@ -41,16 +46,21 @@ fn run() -> anyhow::Result<ExitCode> {
     {
         return Ok(code);
     }
-    let mut suite = suite::Suite::new()?;
+    let mut suite = suite::Suite::new(node::Driver::Cgroupfs)?;
     service::add(&mut suite);
     dialects::add(&mut suite);
     images::add(&mut suite);
     pods::add(&mut suite);
     containers::add(&mut suite);
     inside::add(&mut suite);
+    image_volumes::add(&mut suite);
+    user_namespaces::add(&mut suite);
+    escapes::add(&mut suite);
     exec::add(&mut suite);
     logs::add(&mut suite);
+    metrics::add(&mut suite);
     recovery::add(&mut suite);
+    killed::add(&mut suite);
     bad_input::add(&mut suite);
     Ok(suite.run(&arguments))
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nodeagent_cri_api::*;
 use nodeagent_tests::client::Cri;
 use nodeagent_tests::daemon::Daemon;
-use nodeagent_tests::place;
+use nodeagent_tests::{leaks, place};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
@@ -24,6 +24,15 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// The socket of another runtime, when the suite is to be run on it.
 pub fn peer() -> Option<PathBuf> {
     env::var_os("NODEAGENT_CRI_SOCKET").map(PathBuf::from)
+}
+
+/// Who makes the cgroups of a node's containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    Cgroupfs,
+    // by the suite of scopes, which shares this file
+    #[allow(dead_code)]
+    Systemd,
 }
 
 pub struct Node {
@@ -38,10 +47,14 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn start(world: Arc<World>, settings: &str) -> Result<Self> {
+    pub fn start(world: Arc<World>, driver: Driver, settings: &str) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test{}-{}", env::var(place::RUN).unwrap_or_default(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let cgroup_parent = format!("/nodeagent-{name}");
+        let (driver, cgroup_parent) = match driver {
+            Driver::Cgroupfs => ("cgroupfs", format!("/nodeagent-{name}")),
+            // dashes would nest it
+            Driver::Systemd => ("systemd", format!("/nodeagent{}.slice", name.replace('-', "_"))),
+        };
         let (daemon, directory, socket, pods) = match peer() {
             Some(socket) => {
                 let directory = tempfile::tempdir()?;
@@ -49,7 +62,7 @@ impl Node {
                 (None, Some(directory), socket, pods)
             }
             None => {
-                let daemon = Daemon::start(&format!("cgroup_driver = \"cgroupfs\"\n{settings}"))?;
+                let daemon = Daemon::start(&format!("cgroup_driver = {driver:?}\n{settings}"))?;
                 let (socket, pods) = (daemon.socket(), daemon.pods());
                 (Some(tokio::sync::Mutex::new(daemon)), None, socket, pods)
             }
@@ -89,6 +102,15 @@ impl Node {
     fn know(&self, id: &str) {
         if let Ok(mut ids) = self.ids.lock() {
             ids.push(id.to_owned());
+        }
+    }
+
+    /// After a failure: nothing of this trial is to be in the way of others.
+    pub fn purge(&self) {
+        if let Some(mut daemon) = self.daemon.as_ref().and_then(|daemon| daemon.try_lock().ok()) {
+            // its shims and containers are ended as nobody's
+            let _ = daemon.kill();
+            leaks::purge(&daemon, &self.cgroup_parent);
         }
     }
 

@@ -19,6 +19,7 @@ pub fn add(suite: &mut Suite) {
     suite.add("sandbox: status has what was asked for, and the address", status);
     suite.add("sandbox: lists filter by id, state and labels, newest first", lists);
     suite.add("sandbox: hostname, DNS and sysctls are those of the configuration", environment);
+    suite.add("sandbox: a pod's name that is too long for a host name is cut to one", long_name);
     suite.add("sandbox: in the host's network a pod has no address and sees the host's links", host_network);
     suite.add("sandbox: containers share network, IPC and host name, not processes", namespaces);
     suite.add("sandbox: containers of a pod with a shared PID namespace see each other", shared_pid);
@@ -169,6 +170,21 @@ async fn environment(node: Shared) -> Result<()> {
     ensure!(node.output(&id, &["cat", "/proc/sys/kernel/shm_rmid_forced"]).await?.trim() == "1", "an IPC sysctl");
     let range = node.output(&id, &["cat", "/proc/sys/net/ipv4/ip_local_port_range"]).await?;
     ensure!(range.split_whitespace().eq(["20000", "30000"]), "a network sysctl: {range:?}");
+    Ok(())
+}
+
+async fn long_name(node: Shared) -> Result<()> {
+    let mut config = node.pod("long");
+    let name = format!("{}-and-more-than-a-host-name-may-have", "x".repeat(62));
+    config.hostname.clear();
+    config.metadata = config.metadata.map(|metadata| PodSandboxMetadata { name, ..metadata });
+    let (image, pod) = (node.busybox().await?, node.run(&config).await?);
+    let id = node.launch(&pod, &config, &idle("c", &image)).await?;
+    ensure!(node.output(&id, &["hostname"]).await?.trim() == "x".repeat(62), "cut as kubelet does");
+    let mut wrong = node.pod("wrong");
+    wrong.hostname = "y".repeat(65);
+    let status = refused(node.try_run(&wrong).await, Code::InvalidArgument)?;
+    ensure!(status.message().contains("more than 64"), "{status}");
     Ok(())
 }
 

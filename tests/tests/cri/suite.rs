@@ -11,7 +11,7 @@ use nodeagent_tests::leaks;
 use tokio::runtime::Runtime;
 use tokio::time::sleep;
 
-use crate::node::{Node, peer};
+use crate::node::{Driver, Node, peer};
 use crate::world::World;
 
 /// A shim may need a moment to end after its pod was removed; what is there after that stays.
@@ -21,13 +21,15 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(5);
 pub struct Suite {
     runtime: Arc<Runtime>,
     world: Arc<World>,
+    driver: Driver,
     trials: Vec<Trial>,
 }
 
 impl Suite {
-    pub fn new() -> Result<Self> {
+    /// A suite whose daemons leave cgroups to that driver.
+    pub fn new(driver: Driver) -> Result<Self> {
         let runtime = Runtime::new().context("start the asynchronous runtime")?;
-        Ok(Self { runtime: Arc::new(runtime), world: Arc::default(), trials: Vec::new() })
+        Ok(Self { runtime: Arc::new(runtime), world: Arc::default(), driver, trials: Vec::new() })
     }
 
     /// A trial on a fresh node.
@@ -45,16 +47,20 @@ impl Suite {
         F: FnOnce(Arc<Node>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<()>> + Send,
     {
-        let (runtime, world) = (self.runtime.clone(), self.world.clone());
+        let (runtime, world, driver) = (self.runtime.clone(), self.world.clone(), self.driver);
         self.trials.push(Trial::test(name, move || {
             // a channel belongs to the runtime in which it is made
             let _entered = runtime.enter();
-            let node = Arc::new(Node::start(world, settings).map_err(|error| format!("{error:#}"))?);
+            let node = Arc::new(Node::start(world, driver, settings).map_err(|error| format!("{error:#}"))?);
             let result = runtime.block_on(async {
                 test(node.clone()).await?;
                 tidy(&node).await
             });
-            result.map_err(|error| format!("{error:#}\n--- daemon:\n{}", node.log_tail()).into())
+            result.map_err(|error| {
+                let log = node.log_tail();
+                node.purge();
+                format!("{error:#}\n--- daemon:\n{log}").into()
+            })
         }));
     }
 
