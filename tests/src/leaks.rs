@@ -1,6 +1,7 @@
 //! What a daemon has left on the machine when every pod is removed.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -147,9 +148,16 @@ fn parents(parent: &str) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// What is in a folder; nothing when it has just gone, which is no leak.
+fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(folder).and_then(Iterator::collect) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        found => found.with_context(|| format!("list {}", folder.display())),
+    }
+}
+
 fn below(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
+    for entry in entries(folder)? {
         if entry.file_type()?.is_dir() {
             below(&entry.path(), found)?;
             found.push(entry.path());
@@ -160,8 +168,7 @@ fn below(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
 
 /// Files and folders that carry an id in their name.
 fn files(folder: &Path, ids: &[String], found: &mut Vec<String>) -> Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
+    for entry in entries(folder)? {
         let name = entry.file_name().to_string_lossy().into_owned();
         if ids.iter().any(|id| name.contains(id)) {
             found.push(format!("file {}", entry.path().display()));

@@ -324,12 +324,15 @@ impl Inner {
         own: &Arc<SandboxGuard>,
     ) -> Result<AddResult, NetworkError> {
         let deadline = tokio::time::Instant::now() + RETURN_OF_ADDRESSES;
+        let mut last = false;
         loop {
             match builtin::add(network.clone(), record, Arc::clone(own)).await {
-                Err(error) if builtin::is_exhausted(&error) => {
-                    let progress = tokio::time::timeout_at(deadline, self.releases.progress()).await;
-                    if !progress.unwrap_or(false) {
-                        return Err(error);
+                Err(error) if builtin::is_exhausted(&error) && !last => {
+                    match tokio::time::timeout_at(deadline, self.releases.progress()).await {
+                        Ok(true) => {}
+                        // nobody waits any more: the last ones may have come back since the pool was looked at
+                        Ok(false) => last = true,
+                        Err(_) => return Err(error),
                     }
                 }
                 added => return added,
