@@ -29,7 +29,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> anyhow::Result<ExitCode> {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // one after the other: in one trial the systemd of all executes itself anew
+    arguments.test_threads = Some(1);
     if !arguments.list
         && let Some(code) = place::enter_with_systemd()?
     {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use zbus::zvariant::Value;
 
 use super::{CgroupError, CgroupPath, Resources};
@@ -24,6 +24,10 @@ use link::{Jobs, Link};
 const CALL: Duration = Duration::from_secs(25);
 /// The job of a scope has nothing to wait for but process 1.
 const JOB: Duration = Duration::from_secs(60);
+
+/// How long systemd may take to execute itself anew.
+const REEXECUTED_WITHIN: Duration = Duration::from_secs(5);
+const AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
@@ -115,7 +119,7 @@ impl Scopes {
         if let Some(link) = current.as_ref().filter(|link| !link.is_closed()) {
             return Ok(Arc::clone(link));
         }
-        let opened = timeout(CALL, Link::open()).await;
+        let opened = timeout(CALL, open()).await;
         let link = opened.map_err(|_| silent("connect for", unit, CALL))?;
         let link = link.map_err(|source| CgroupError::Systemd {
             call: "connect for",
@@ -151,6 +155,20 @@ impl Scopes {
                 Err(CgroupError::Systemd { call, unit: unit.to_owned(), source: Box::new(source) })
             }
             Err(_) => Err(silent(call, unit, CALL)),
+        }
+    }
+}
+
+/// Opens a way to systemd. One that executes itself anew resets connections, or refuses them, for a moment of which nobody tells.
+async fn open() -> zbus::Result<Link> {
+    let deadline = Instant::now() + REEXECUTED_WITHIN;
+    loop {
+        match Link::open().await {
+            Err(error @ zbus::Error::InputOutput(_)) if Instant::now() < deadline => {
+                log::debug!("connect to systemd: {error}; trying again");
+                sleep(AGAIN_AFTER).await;
+            }
+            opened => return opened,
         }
     }
 }
