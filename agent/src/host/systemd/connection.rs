@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nodeagent_systemd_socket::PrivateSocket;
 use tokio::sync::Mutex;
 use zbus::names::OwnedUniqueName;
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, MatchRule, MessageStream, connection, message};
 
 use super::SystemdError;
-use super::private::PrivateSocket;
 use super::proxy::ManagerProxy;
 
 /// systemd's own socket, for root only.

@@ -7,7 +7,6 @@ mod connection;
 mod health;
 mod job;
 pub mod offline;
-mod private;
 mod proxy;
 mod status;
 

@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::StreamExt;
+use nodeagent_systemd_socket::PrivateSocket;
 use tokio::sync::mpsc;
 use zbus::proxy::CacheProperties;
 use zbus::zvariant::{OwnedObjectPath, Value};
 use zbus::{Connection, MatchRule, MessageStream, connection, message};
-
-use super::socket::PrivateSocket;
 
 /// systemd's own socket, for root only.
 const PRIVATE_SOCKET: &str = "/run/systemd/private";

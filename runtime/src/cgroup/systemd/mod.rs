@@ -8,7 +8,6 @@
 
 mod link;
 mod properties;
-mod socket;
 
 use std::sync::Arc;
 use std::time::Duration;

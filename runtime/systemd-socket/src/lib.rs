@@ -25,7 +25,8 @@ const FIELD: [u8; 8] = [7, 1, b's', 0, 24, 0, 0, 0];
 const FIXED: usize = 16;
 
 /// A connection to systemd itself.
-pub(super) struct PrivateSocket(pub(super) UnixStream);
+#[derive(Debug)]
+pub struct PrivateSocket(pub UnixStream);
 
 impl Socket for PrivateSocket {
     type ReadHalf = Incoming;
@@ -39,7 +40,7 @@ impl Socket for PrivateSocket {
 
 /// What systemd sends.
 #[derive(Debug)]
-pub(super) struct Incoming {
+pub struct Incoming {
     read: OwnedReadHalf,
     senders: Senders,
 }
