@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nodeagent_tests::demo::show::ASK_POD;
 use nodeagent_tests::vm::Machine;
 
 use crate::Body;
-use crate::fixture::{Fixture, demo_config, expect};
+use crate::fixture::{Fixture, demo_config, expect, pod_answers};
 
 pub const TRIALS: &[(&str, Body)] = &[
     ("a power cut in the middle of apply is made good by the next boot", cut_in_apply),
@@ -27,7 +26,7 @@ fn reboot(fixture: &Fixture) -> Result<()> {
     ensure!(text == "Permissive\n1\n1\n", "{text}");
     // early has done its part before anything else was started
     node.ok("systemctl is-active nodeagent-early nodeagent-prepare nodeagent-activate nodeagent-runtime kubelet")?;
-    expect(&node.run_within(ASK_POD, LIMIT)?, 0, &["a pod on nodeagent"])?;
+    pod_answers(&mut node)?;
     expect(&node.run("agent plan")?, 0, &[])
 }
 
@@ -66,5 +65,5 @@ fn completed(host: &mut Machine) -> Result<()> {
     expect(&host.run("agent status")?, 0, &["first boot done"])?;
     expect(&host.run("agent plan")?, 0, &[])?;
     host.ok("rpm --verifydb; rpm -q kubelet; rpm -V nodeagent")?;
-    expect(&host.run_within(ASK_POD, LIMIT)?, 0, &["a pod on nodeagent"])
+    pod_answers(host)
 }

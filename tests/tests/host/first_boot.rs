@@ -1,12 +1,10 @@
 //! What the first boot has made of the host.
 
 use anyhow::{Context, Result, ensure};
-use nodeagent_tests::demo::show::ASK_POD;
-use nodeagent_tests::depot::GREETING;
 use serde_json::Value;
 
 use crate::Body;
-use crate::fixture::{Fixture, expect};
+use crate::fixture::{Fixture, pod_answers};
 
 pub const TRIALS: &[(&str, Body)] = &[
     ("first boot ends with every resource as it should be", every_resource),
@@ -103,7 +101,7 @@ fn units(fixture: &Fixture) -> Result<()> {
 }
 
 fn pod(fixture: &Fixture) -> Result<()> {
-    expect(&fixture.node()?.run(ASK_POD)?, 0, &[GREETING.trim()])
+    pod_answers(&mut fixture.node()?)
 }
 
 /// By the files' change times: nothing on the disk is written, apart from logs. Whoever reads rpm's database as root, `rpm -q`

@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nodeagent_tests::demo::show;
-use nodeagent_tests::depot::{self, Depot};
+use nodeagent_tests::depot::{self, Depot, GREETING};
 use nodeagent_tests::first_boot;
 use nodeagent_tests::outside::repository;
 use nodeagent_tests::registry::Registry;
@@ -128,7 +129,7 @@ impl Base {
         let converged = show::converge(&mut machine, &mut |text| said.push_str(&format!("{text}\n")));
         converged.with_context(|| said)?;
         machine.wait_booted()?;
-        machine.run(show::ASK_POD)?.ok().context("the pod of the first boot")?;
+        pod_answers(&mut machine).context("the pod of the first boot")?;
         machine.ok("sync")?;
         Ok(Node { saved: unsaved.save(machine)?, hardware })
     }
@@ -143,6 +144,16 @@ pub fn demo_config() -> Result<String> {
 fn configured(mut machine: Machine, config: &str) -> Result<Machine> {
     machine.write("/etc/nodeagent/config.toml", config.as_bytes())?;
     Ok(machine)
+}
+
+/// Waits for the web server of the pod, and says what kubelet and runtime said when it does not answer.
+pub fn pod_answers(machine: &mut Machine) -> Result<()> {
+    let answer = machine.run_within(show::ASK_POD, Duration::from_secs(300))?;
+    if answer.status == 0 && answer.text.contains(GREETING.trim()) {
+        return Ok(());
+    }
+    let why = machine.run("journalctl -b --no-pager -n 40 -u kubelet -u nodeagent-runtime")?.text;
+    bail!("{}\n{why}", answer.text)
 }
 
 /// Fails unless a command ended in this way.

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use nodeagent_tests::demo::show::ASK_POD;
 
 use crate::Body;
-use crate::fixture::{Fixture, demo_config, expect};
+use crate::fixture::{Fixture, demo_config, expect, pod_answers};
 
 pub const TRIALS: &[(&str, Body)] = &[
     ("the oldest kubelet takes its flags and configuration", oldest),
@@ -29,7 +28,7 @@ fn runs(fixture: &Fixture, minor: &str) -> Result<()> {
     let mut host = fixture.installed(&demo_config()?.replace("1.31", minor))?;
     expect(&host.run_within("agent apply --yes", LIMIT)?, 0, &[])?;
     expect(&host.run("kubelet --version")?, 0, &[minor])?;
-    expect(&host.run_within(ASK_POD, LIMIT)?, 0, &["a pod on nodeagent"])?;
+    pod_answers(&mut host)?;
     ensure!(
         host.ok("systemctl show -P NRestarts kubelet")?.trim() == "0",
         "the kubelet did not like what it was given at first"
@@ -67,7 +66,7 @@ fn killed_runtime(fixture: &Fixture) -> Result<()> {
            sleep 0.2
          done; exit 1",
     )?;
-    expect(&node.run(ASK_POD)?, 0, &["a pod on nodeagent"])?;
+    pod_answers(&mut node)?;
     let after = node.ok(container)?;
     ensure!(before == after, "the container was started anew: {before} → {after}");
     Ok(())

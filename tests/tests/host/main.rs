@@ -12,6 +12,7 @@ mod kubelet;
 mod package;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -31,7 +32,14 @@ fn main() {
     let trials = groups.concat().into_iter().map(|(name, body)| {
         let fixture = fixture.clone();
         // needs root to unpack the machine's file system: said as a skipped trial, not as success
-        Trial::test(name, move || body(&fixture).map_err(|error| format!("{error:#}").into())).with_ignored_flag(!root)
+        let run = move || {
+            let started = Instant::now();
+            let result = body(&fixture).map_err(|error| format!("{error:#}"));
+            // the list of failures comes when all is over: a suite that is cut off should have said what it knew
+            eprintln!("{} s  {name}: {}", started.elapsed().as_secs(), result.as_ref().err().map_or("ok", |text| text));
+            result.map_err(Into::into)
+        };
+        Trial::test(name, run).with_ignored_flag(!root)
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     // the machine's files go before `exit` would forget about them
