@@ -1,5 +1,6 @@
 //! From the merged fragment to [`Settings`]: defaults that depend on other values, and values that contradict each other.
 
+mod runtime;
 mod services;
 
 use std::collections::BTreeMap;
@@ -11,11 +12,11 @@ use super::kubernetes::{check_label_value, check_qualified_name};
 use super::merge::identity;
 use super::settings::{
     FileSettings, KernelSettings, KubeletMode, KubernetesSettings, NodeSettings, PackageSettings, PackageSource,
-    ReconcileSettings, RemovedPolicy, RepoSettings, Role, RuntimeKind, RuntimeSettings, SelinuxMode, Settings,
-    SwapPolicy, SysctlRule, SysctlWant, UnitSettings, UnitState,
+    ReconcileSettings, RemovedPolicy, RepoSettings, Role, RuntimeKind, SelinuxMode, Settings, SwapPolicy, SysctlRule,
+    SysctlWant, UnitSettings, UnitState,
 };
 use super::tree::{Node, Value};
-use super::value::{FileMode, HostPath, Secret, Span, SysctlKey};
+use super::value::{FileMode, HostPath, Secret, SysctlKey};
 
 /// The first minor whose packages are on pkgs.k8s.io.
 const FIRST_MINOR_ON_PKGS: u32 = 24;
@@ -57,15 +58,8 @@ impl Checker<'_> {
             modules: merged.kernel.modules.unwrap_or_default(),
             sysctl: merged.kernel.sysctl.into_iter().filter_map(|(key, rule)| self.sysctl(key, rule)).collect(),
         };
-        let runtime = RuntimeSettings {
-            kind: merged.runtime.kind.unwrap_or(RuntimeKind::Embedded),
-            socket: merged.runtime.socket?,
-            root: merged.runtime.root?,
-            cgroup_driver: merged.runtime.cgroup_driver,
-            pause_image: merged.runtime.pause_image?,
-            crio_compat_socket: merged.runtime.crio_compat_socket.unwrap_or(true),
-            ready_timeout: merged.runtime.ready_timeout.unwrap_or(Span::seconds(120)),
-        };
+        let version = kubernetes.as_ref().map(|kubernetes| kubernetes.version);
+        let runtime = self.runtime(merged.runtime, version, packages.source)?;
         let join = self.join(merged.join, role, kubernetes.as_ref());
         let host = HostSettings {
             time_sync: merged.time.require_sync.unwrap_or(false),
@@ -81,6 +75,9 @@ impl Checker<'_> {
             },
             registries: self.registries(merged.registries),
         };
+        if runtime.kind == RuntimeKind::Containerd {
+            self.registries_of_containerd(&host.registries);
+        }
         let settings = Settings {
             node: NodeSettings {
                 role,

@@ -235,8 +235,12 @@ pub struct KubernetesFragment {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RuntimeFragment {
-    /// embedded.
+    /// embedded, crio or containerd.
     pub kind: Option<RuntimeKind>,
+    /// Package repository of crio or containerd; without it their maintainers'.
+    pub repo_baseurl: Option<Url>,
+    /// Key of the packages there; without it repodata/repomd.xml.key in it.
+    pub repo_gpgkey: Option<Url>,
     /// CRI socket.
     pub socket: Option<HostPath>,
     /// Images and containers.

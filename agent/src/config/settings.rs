@@ -182,6 +182,10 @@ pub enum KubeletMode {
 pub struct RuntimeSettings {
     /// Which one.
     pub kind: RuntimeKind,
+    /// Package repository of a runtime that is not ours; none is its maintainers'.
+    pub repo_baseurl: Option<Url>,
+    /// Key of the packages there.
+    pub repo_gpgkey: Option<Url>,
     /// CRI socket.
     pub socket: HostPath,
     /// Images and containers.
@@ -202,6 +206,30 @@ pub struct RuntimeSettings {
 pub enum RuntimeKind {
     /// nodeagent-runtime.
     Embedded,
+    /// CRI-O, of the same minor as Kubernetes.
+    Crio,
+    /// containerd.
+    Containerd,
+}
+
+impl RuntimeKind {
+    /// Its systemd unit.
+    pub fn unit(self) -> &'static str {
+        match self {
+            RuntimeKind::Embedded => "nodeagent-runtime.service",
+            RuntimeKind::Crio => "crio.service",
+            RuntimeKind::Containerd => "containerd.service",
+        }
+    }
+
+    /// Where it listens unless told otherwise. CRI-O's is the one place in which cAdvisor looks for it.
+    pub fn socket(self) -> &'static str {
+        match self {
+            RuntimeKind::Embedded => "/run/nodeagent/cri.sock",
+            RuntimeKind::Crio => "/var/run/crio/crio.sock",
+            RuntimeKind::Containerd => "/run/containerd/containerd.sock",
+        }
+    }
 }
 
 /// `runtime.cgroup_driver`

@@ -13,7 +13,7 @@ const ENDPOINTS: [(&str, &str); 4] = [
 ];
 
 /// Runtimes that people leave behind.
-const OTHER_RUNTIMES: [&str; 3] = ["docker.service", "containerd.service", "crio.service"];
+const OTHER_RUNTIMES: [&str; 4] = ["docker.service", "containerd.service", "crio.service", "nodeagent-runtime.service"];
 
 /// Less than this, and the kubelet begins to remove images soon.
 const ENOUGH_SPACE: u64 = 10 << 30;
@@ -31,7 +31,7 @@ pub fn checks(subject: &Subject<'_>) -> Vec<Check> {
         ("cni-leftover", cni(facts)),
         ("nm-cloud-setup", cloud_setup(facts)),
         ("cri-endpoint", endpoints(subject)),
-        ("other-runtime", other_runtimes(facts)),
+        ("other-runtime", other_runtimes(subject)),
         ("forward-policy", forward(facts)),
     ];
     checks.into_iter().map(|(name, verdict)| Check { name: name.to_owned(), verdict }).collect()
@@ -158,12 +158,17 @@ fn endpoints(subject: &Subject<'_>) -> Verdict {
     Verdict::ok(format!("nothing sends the kubelet elsewhere than {socket}"))
 }
 
-fn other_runtimes(facts: &Facts) -> Verdict {
-    let running: Vec<&str> = OTHER_RUNTIMES.into_iter().filter(|unit| facts.unit(unit).active).collect();
+fn other_runtimes(subject: &Subject<'_>) -> Verdict {
+    let chosen = subject.settings.runtime.kind.unit();
+    let others = OTHER_RUNTIMES.into_iter().filter(|unit| *unit != chosen);
+    let running: Vec<&str> = others.filter(|unit| subject.facts.unit(unit).active).collect();
     match running.as_slice() {
         [] => Verdict::ok("none runs"),
         running => Verdict::warning(
-            format!("{} runs beside ours: its containers hold memory and ports", running.join(" and ")),
+            format!(
+                "{} runs beside the one of the config: its containers hold memory and ports",
+                running.join(" and ")
+            ),
             by_hand(format!("when nothing needs it any more: systemctl disable --now {}", running.join(" "))),
         ),
     }

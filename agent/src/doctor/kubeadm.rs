@@ -182,15 +182,12 @@ fn file_is_not_there(subject: &Subject<'_>, path: &str) -> Verdict {
 }
 
 fn runtime(subject: &Subject<'_>) -> Verdict {
-    let socket = subject.settings.runtime.socket.as_str();
+    let (socket, unit) = (subject.settings.runtime.socket.as_str(), subject.settings.runtime.kind.unit());
     match subject.facts.cri_answers {
         true => Verdict::ok(format!("answers on {socket}")),
         false => Verdict::error(
             format!("nothing answers on {socket}"),
-            Fix::Resources(
-                vec![ResourceId::new("unit", crate::resource::unit::RUNTIME)],
-                "journalctl -u nodeagent-runtime says why".to_owned(),
-            ),
+            Fix::Resources(vec![ResourceId::new("unit", unit)], format!("journalctl -u {unit} says why")),
         ),
     }
 }

@@ -41,7 +41,7 @@ pub(super) async fn prove(host: &Host, settings: &RuntimeSettings, report: &mut 
         id: ResourceId::new("runtime", "cri"),
         state,
         detail,
-        fix: (state == ResourceState::Failed).then(|| "look at: journalctl -u nodeagent-runtime.service".to_owned()),
+        fix: (state == ResourceState::Failed).then(|| format!("look at: journalctl -u {}", settings.kind.unit())),
         duration_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
     });
 }

@@ -100,10 +100,7 @@ impl<'h> Run<'_, 'h> {
         if change.actions.iter().any(|action| self.is_only_enqueued(action)) {
             return Ok(());
         }
-        match self.verify(id, change).await {
-            Ok(()) => Ok(()),
-            Err(problem) => self.fail(&BTreeSet::from([id.clone()]), &problem, steps).await,
-        }
+        self.verify(change, steps).await
     }
 
     /// In the boot's first half, jobs of units that are ordered after it are only enqueued.
@@ -129,21 +126,27 @@ impl<'h> Run<'_, 'h> {
     }
 
     /// Looks again: prove by effect.
-    async fn verify(&self, id: &ResourceId, change: &Change) -> Result<(), String> {
-        let Some(resource) = self.engine.resource(id) else { return Ok(()) };
+    async fn verify(&mut self, change: &Change, steps: &mut Steps<'h>) -> Result<(), EngineError> {
+        let Some(resource) = self.engine.resource(&change.id) else { return Ok(()) };
         // what takes back says itself whether it did; dnf's history, for one, does not show it
         if resource.is_leftover() {
             return Ok(());
         }
-        match self.engine.look(resource, None, &BTreeSet::new()).await.finding {
-            Finding::Observed(Outcome::Change(_)) if change.reboot.is_some() => Ok(()),
-            Finding::Observed(Outcome::Change(again)) => {
-                Err(format!("it was done, but the host does not show it: still to {}", again.summary))
+        let problem = match self.engine.look(resource, None, &BTreeSet::new()).await.finding {
+            Finding::Observed(Outcome::Change(_)) if change.reboot.is_some() => return Ok(()),
+            // our part is done; what people want to know is who has the next step
+            Finding::Observed(Outcome::Waiting { reason }) => {
+                self.set(&change.id, ResourceState::Waiting, format!("{}; {reason}", change.summary));
+                return Ok(());
             }
-            Finding::Observed(Outcome::Blocked { reason, .. }) => Err(format!("after the change: {reason}")),
-            Finding::Failed { error } => Err(format!("look at it after the change: {error}")),
-            Finding::Observed(_) | Finding::Deferred { .. } => Ok(()),
-        }
+            Finding::Observed(Outcome::Change(again)) => {
+                format!("it was done, but the host does not show it: still to {}", again.summary)
+            }
+            Finding::Observed(Outcome::Blocked { reason, .. }) => format!("after the change: {reason}"),
+            Finding::Failed { error } => format!("look at it after the change: {error}"),
+            Finding::Observed(_) | Finding::Deferred { .. } => return Ok(()),
+        };
+        self.fail(&BTreeSet::from([change.id.clone()]), &problem, steps).await
     }
 
     /// What changes asked for: reloads, then restarts.
@@ -184,9 +187,7 @@ impl<'h> Run<'_, 'h> {
             if !matches!(self.state_of(&change.id), Some(ResourceState::Changed | ResourceState::NeedsReboot)) {
                 continue;
             }
-            if let Err(problem) = self.verify(&change.id, &change).await {
-                self.fail(&BTreeSet::from([change.id.clone()]), &problem, steps).await?;
-            }
+            self.verify(&change, steps).await?;
         }
         Ok(())
     }

@@ -118,7 +118,7 @@ impl Join {
         let needs = ["package/kubernetes", "kubelet/config", "swap", "repositories", "sysctl-file", "time"]
             .into_iter()
             .map(str::to_owned)
-            .chain([format!("unit/{}", super::unit::RUNTIME)])
+            .chain([format!("unit/{}", settings.runtime.kind.unit())])
             .chain(settings.kernel.modules.iter().map(|module| format!("kernel-module/{module}")))
             .filter_map(|text| text.parse().ok())
             .collect();

@@ -14,6 +14,7 @@ pub mod owned_file;
 pub mod package;
 mod registry;
 pub mod repo;
+pub mod runtime;
 pub mod selinux;
 pub mod selinux_boolean;
 pub mod swap;

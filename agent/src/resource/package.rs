@@ -155,6 +155,12 @@ impl Packages {
         Some(Packages { id: ResourceId::new("package", "host"), desired, repos })
     }
 
+    /// Of a runtime that is not ours.
+    pub fn runtime(package: Wanted, source: PackageSource, repos: Vec<ResourceId>) -> Packages {
+        let desired = Desired { packages: vec![package], options: Vec::new(), source };
+        Packages { id: ResourceId::new("package", "runtime"), desired, repos }
+    }
+
     /// Of Kubernetes. Ordinary updates are kept from these by the repository's exclude list, which is lifted here.
     pub fn kubernetes(
         kubernetes: &KubernetesSettings,

@@ -3,9 +3,9 @@
 use super::file::{self, FileResource};
 use super::host::firewall::{self, FirewallRules};
 use super::host::hostname::Hostname;
+use super::host::limits;
 use super::host::network::UnmanagedInterfaces;
 use super::host::time::TimeSync;
-use super::host::{limits, registries};
 use super::join::Join;
 use super::kernel_extra::KernelExtra;
 use super::kernel_module::{IN_MODULES_EXTRA, KernelModule, ModulesLoad};
@@ -13,6 +13,7 @@ use super::kubelet::KubeletConfig;
 use super::owned_file::OwnedFile;
 use super::package::{Packages, Wanted};
 use super::repo::{self, DeadRepositories, Repo};
+use super::runtime;
 use super::selinux::Selinux;
 use super::selinux_boolean::SelinuxBoolean;
 use super::swap::SwapOff;
@@ -21,10 +22,10 @@ use super::sysctl::file::SysctlFile;
 use super::unit::{self, Unit};
 use super::{Resource, ResourceError};
 use crate::config::host::FirewallMode;
-use crate::config::settings::{FileSettings, KubeletMode, PackageSource, Role, RuntimeKind, Settings};
+use crate::config::settings::{FileSettings, KubeletMode, PackageSource, Role, Settings};
 use crate::host::Platform;
 use crate::host::kernel::normal_module_name;
-use crate::plan::{Notify, ResourceId, Stage};
+use crate::plan::{ResourceId, Stage};
 
 type Resources = Vec<Box<dyn Resource>>;
 
@@ -40,12 +41,12 @@ pub fn registry(settings: &Settings, platform: &Platform) -> Result<Vec<Box<dyn 
     all.extend(settings.selinux_booleans.iter().map(|(name, on)| boxed(SelinuxBoolean::new(name, *on))));
     all.extend(SwapOff::new(settings.swap).map(boxed));
     host_services(settings, &mut all);
-    files(settings, &mut all);
-    let repos = repositories(settings, &mut all);
+    files(settings, platform, &mut all);
+    let repos = repositories(settings, platform, &mut all);
     packages(settings, &repos, &mut all);
     all.extend(KubeletConfig::new(settings, platform)?.map(boxed));
     all.extend(Join::new(settings)?.map(boxed));
-    units(settings, &mut all);
+    units(settings, platform, &mut all);
     Ok(all)
 }
 
@@ -100,19 +101,12 @@ fn host_services(settings: &Settings, all: &mut Resources) {
     if host.time_sync {
         all.push(boxed(TimeSync::new(vec![ResourceId::new("package", "host")])));
     }
-    all.extend(limits::limits(host.limits, settings.kubernetes.is_some()).into_iter().map(boxed));
-    all.extend(registries::registries(&host.registries).map(boxed));
+    let runtime = settings.runtime.kind.unit();
+    all.extend(limits::limits(host.limits, runtime, settings.kubernetes.is_some()).into_iter().map(boxed));
 }
 
-fn files(settings: &Settings, all: &mut Resources) {
-    let own = file::runtime_toml(&settings.runtime);
-    let purpose = "so that the runtime listens and stores where the config says";
-    all.push(boxed(FileResource::new(
-        own,
-        vec![Notify::RestartUnit(unit::RUNTIME.to_owned())],
-        Stage::Prepare,
-        purpose,
-    )));
+fn files(settings: &Settings, platform: &Platform, all: &mut Resources) {
+    all.extend(runtime::files(settings, platform).into_iter().map(boxed));
     let crictl = file::crictl(settings.runtime.socket.as_str());
     // a [[file]] of the same path is what the user wants there
     if settings.kubernetes.is_some() && !settings.files.iter().any(|file| file.path.as_str() == crictl.path) {
@@ -133,7 +127,7 @@ fn owned(file: &FileSettings) -> OwnedFile {
 }
 
 /// The names of all repositories, which packages need.
-fn repositories(settings: &Settings, all: &mut Resources) -> Vec<ResourceId> {
+fn repositories(settings: &Settings, platform: &Platform, all: &mut Resources) -> Vec<ResourceId> {
     let mut wanted: Vec<repo::Desired> = settings.repos.iter().map(repo::Desired::configured).collect();
     let own = settings.repos.iter().any(|repo| repo.name.as_str() == repo::KUBERNETES);
     let from_dnf = settings.packages.source == PackageSource::Dnf;
@@ -144,6 +138,10 @@ fn repositories(settings: &Settings, all: &mut Resources) -> Vec<ResourceId> {
     {
         wanted.push(repo::Desired::kubernetes(kubernetes));
     }
+    // a [[repo]] of the same name is what the user wants there
+    wanted.extend(runtime::repository(settings, platform).filter(|theirs| {
+        from_dnf && !settings.repos.iter().any(|repo| theirs.path() == repo::Desired::configured(repo).path())
+    }));
     if from_dnf {
         all.push(boxed(DeadRepositories::new(wanted.iter().map(repo::Desired::path).collect())));
     }
@@ -162,6 +160,10 @@ fn packages(settings: &Settings, repos: &[ResourceId], all: &mut Resources) {
     if kubernetes.is_some() {
         wanted.extend(NODE_PACKAGES.map(Wanted::any));
     }
+    if let Some(runtime) = runtime::package(settings) {
+        let repo = runtime::repository_name(settings).map(|name| ResourceId::new("repo", name));
+        all.push(boxed(Packages::runtime(runtime, source, repo.into_iter().collect())));
+    }
     // the host's own packages do not wait for the repository of Kubernetes
     let host_repos = repos.iter().filter(|id| id.name() != repo::KUBERNETES).cloned().collect();
     all.extend(Packages::host(wanted, source, host_repos).map(boxed));
@@ -170,7 +172,8 @@ fn packages(settings: &Settings, repos: &[ResourceId], all: &mut Resources) {
     }
 }
 
-fn units(settings: &Settings, all: &mut Resources) {
+fn units(settings: &Settings, platform: &Platform, all: &mut Resources) {
+    let runtime = settings.runtime.kind.unit();
     // what can bring a unit or its settings
     let before: Vec<ResourceId> = all
         .iter()
@@ -178,7 +181,6 @@ fn units(settings: &Settings, all: &mut Resources) {
         .filter(|id| matches!(id.kind(), "package" | "file" | "kubelet"))
         .collect();
     let configured = |name: &str| settings.units.iter().any(|unit| unit.name.as_str() == name);
-    let RuntimeKind::Embedded = settings.runtime.kind;
     if let Some(kubernetes) = &settings.kubernetes
         && kubernetes.kubelet_mode != KubeletMode::External
         && !configured(unit::KUBELET)
@@ -187,22 +189,24 @@ fn units(settings: &Settings, all: &mut Resources) {
             ResourceId::new("kubelet", "config"),
             ResourceId::new("package", "kubernetes"),
             ResourceId::single("swap"),
-            Unit::resource_id(unit::RUNTIME),
+            Unit::resource_id(runtime),
             Join::resource_id(),
         ];
         // without an API server there is nothing to join
         let joins = settings.node.role != Role::Standalone;
         all.push(boxed(Unit::kubelet(joins, needs)));
     }
-    if !configured(unit::RUNTIME) {
+    all.extend(runtime::ours_is_off(settings).filter(|_| !configured(unit::RUNTIME)).map(boxed));
+    if !configured(runtime) {
         let needs = settings
             .kernel
             .modules
             .iter()
             .map(|name| ResourceId::new("kernel-module", name.as_str()))
-            .chain([ResourceId::single("sysctl-file"), ResourceId::new("file", file::RUNTIME_TOML)])
+            .chain([ResourceId::single("sysctl-file"), ResourceId::new("package", "runtime")])
+            .chain(runtime::files(settings, platform).iter().map(|file| file.id().clone()))
             .collect();
-        all.push(boxed(Unit::runtime(settings.runtime.socket.as_str(), needs)));
+        all.push(boxed(Unit::runtime(runtime, settings.runtime.socket.as_str(), needs)));
     }
     all.extend(settings.units.iter().map(|unit| boxed(Unit::configured(unit, before.clone()))));
 }

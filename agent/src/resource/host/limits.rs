@@ -7,7 +7,7 @@ use crate::config::host::LimitSettings;
 use crate::plan::{Notify, Stage};
 
 /// One drop-in for each unit; none when nothing is asked for.
-pub fn limits(limits: LimitSettings, kubelet: bool) -> Vec<FileResource> {
+pub fn limits(limits: LimitSettings, runtime: &str, kubelet: bool) -> Vec<FileResource> {
     let lines: String = [
         ("LimitNOFILE", limits.nofile),
         ("LimitNPROC", limits.nproc),
@@ -20,7 +20,7 @@ pub fn limits(limits: LimitSettings, kubelet: bool) -> Vec<FileResource> {
     if lines.is_empty() {
         return Vec::new();
     }
-    let units = [(unit::RUNTIME, true), (unit::KUBELET, kubelet)];
+    let units = [(runtime, true), (unit::KUBELET, kubelet)];
     let drop_in = |name: &str| {
         let path = format!("/etc/systemd/system/{name}.d/60-nodeagent-limits.conf");
         let file = OwnedFile::public(&path, format!("{HEADER}[Service]\n{lines}"));

@@ -10,8 +10,8 @@ use crate::plan::{Notify, Stage};
 /// Read after /etc/containers/registries.conf.
 pub const FILE: &str = "/etc/containers/registries.conf.d/50-nodeagent.conf";
 
-/// The drop-in; none where the config names no registry.
-pub fn registries(registries: &[RegistrySettings]) -> Option<FileResource> {
+/// The drop-in, which this unit reads; none where the config names no registry.
+pub fn registries(registries: &[RegistrySettings], runtime: &str) -> Option<FileResource> {
     if registries.is_empty() {
         return None;
     }
@@ -22,7 +22,7 @@ pub fn registries(registries: &[RegistrySettings]) -> Option<FileResource> {
         );
     }
     let file = OwnedFile::public(FILE, render(registries));
-    let restart = vec![Notify::RestartUnit(super::super::unit::RUNTIME.to_owned())];
+    let restart = vec![Notify::RestartUnit(runtime.to_owned())];
     Some(FileResource::new(file, restart, Stage::Prepare, "so that images come from where [[registries]] says"))
 }
 

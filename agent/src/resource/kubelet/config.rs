@@ -3,10 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use super::version::Minor;
-use crate::config::settings::{CgroupDriver, KubeletMode, KubernetesSettings, Role, Settings, SwapPolicy};
+use crate::config::settings::{KubeletMode, KubernetesSettings, Role, Settings, SwapPolicy};
 use crate::host::Platform;
 use crate::host::platform::CgroupMode;
 use crate::resource::ResourceError;
+use crate::resource::runtime::{cgroup_driver, driver_word};
 
 /// Where static pods lie.
 pub const MANIFESTS: &str = "/etc/kubernetes/manifests";
@@ -49,19 +50,8 @@ impl Input<'_> {
         self.kubernetes.kubelet_mode == KubeletMode::Kubeadm && !self.minor().has_config_dir()
     }
 
-    /// Who makes cgroups: as told, else as the runtime decides by itself, by the same rule.
     fn driver(&self) -> &'static str {
-        let by_host = match self.platform.cgroups {
-            CgroupMode::V2 => CgroupDriver::Systemd,
-            CgroupMode::V1 => CgroupDriver::Cgroupfs,
-            // EL 8 boots with v1 unless told otherwise
-            CgroupMode::Unknown if self.platform.el_major() == Some(8) => CgroupDriver::Cgroupfs,
-            CgroupMode::Unknown => CgroupDriver::Systemd,
-        };
-        match self.settings.runtime.cgroup_driver.unwrap_or(by_host) {
-            CgroupDriver::Systemd => "systemd",
-            CgroupDriver::Cgroupfs => "cgroupfs",
-        }
+        driver_word(cgroup_driver(&self.settings.runtime, self.platform))
     }
 
     fn endpoint(&self) -> String {

@@ -5,7 +5,6 @@ use super::config::Input;
 use super::version::Minor;
 use super::{CONFIG, FRAGMENTS};
 use crate::config::settings::{KubeletMode, Role};
-use crate::resource::unit::RUNTIME;
 
 /// Sorts after kubeadm's 10-kubeadm.conf, so that ours counts.
 pub const PATH: &str = "/etc/systemd/system/kubelet.service.d/50-nodeagent.conf";
@@ -15,7 +14,8 @@ pub fn render(input: &Input<'_>, flags: &[String]) -> String {
     let minor = Minor::from(input.kubernetes.version);
     let mut text = HEADER.to_owned();
     // Wants and not BindsTo: a restart of the runtime must not stop the kubelet
-    text.push_str(&format!("[Unit]\nWants={RUNTIME}\nAfter={RUNTIME}\n\n[Service]\nSlice=runtime.slice\n"));
+    let runtime = input.settings.runtime.kind.unit();
+    text.push_str(&format!("[Unit]\nWants={runtime}\nAfter={runtime}\n\n[Service]\nSlice=runtime.slice\n"));
     let mut words = vec![format!("--config={CONFIG}")];
     match input.kubernetes.kubelet_mode {
         KubeletMode::Kubeadm => {

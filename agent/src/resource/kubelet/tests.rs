@@ -25,6 +25,8 @@ fn settings(version: &str, mode: KubeletMode, role: Role) -> Settings {
         }),
         runtime: RuntimeSettings {
             kind: RuntimeKind::Embedded,
+            repo_baseurl: None,
+            repo_gpgkey: None,
             socket: "/run/nodeagent/cri.sock".parse().unwrap(),
             root: "/var/lib/nodeagent/containers".parse().unwrap(),
             cgroup_driver: None,

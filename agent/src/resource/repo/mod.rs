@@ -65,17 +65,20 @@ impl Desired {
             Some(url) => format!("{}/", url.as_str().trim_end_matches('/')),
             None => format!("https://pkgs.k8s.io/core:/stable:/v1.{minor}/rpm/"),
         };
-        Desired::new(
+        let mut desired = Desired::signed(
             KUBERNETES,
-            vec![
-                ("name", format!("Kubernetes 1.{minor}")),
-                ("enabled", "1".to_owned()),
-                ("gpgcheck", "1".to_owned()),
-                ("gpgkey", format!("{base}repodata/repomd.xml.key")),
-                ("exclude", EXCLUDED.join(" ")),
-                ("baseurl", base),
-            ],
-        )
+            &format!("Kubernetes 1.{minor}"),
+            &base,
+            &format!("{base}repodata/repomd.xml.key"),
+        );
+        desired.section.entries.push(("exclude".to_owned(), EXCLUDED.join(" ")));
+        desired
+    }
+
+    /// One of ours, whose packages are signed.
+    pub fn signed(name: &str, title: &str, baseurl: &str, gpgkey: &str) -> Desired {
+        let entries = [("name", title), ("baseurl", baseurl), ("enabled", "1"), ("gpgcheck", "1"), ("gpgkey", gpgkey)];
+        Desired::new(name, entries.map(|(key, value)| (key, value.to_owned())).to_vec())
     }
 
     fn new(name: &str, entries: Vec<(&str, String)>) -> Desired {

@@ -38,6 +38,8 @@ pub struct Desired {
     pub answers_on: Option<String>,
     /// It may only be expected to run once the node has joined its cluster.
     pub after_join: bool,
+    /// It is only stopped when there is nothing in this directory.
+    pub while_empty: Option<String>,
 }
 
 /// What is known about it.
@@ -53,6 +55,8 @@ pub struct Observed {
     pub answers: Option<bool>,
     /// The node has joined.
     pub joined: bool,
+    /// There is something in the directory that has to be empty.
+    pub in_use: bool,
 }
 
 /// What is to be done, while it is put together.
@@ -118,6 +122,12 @@ fn summary(name: &str, steps: &Steps) -> String {
 fn obstacle(desired: &Desired, observed: &Observed) -> Option<Outcome> {
     let (name, unit) = (&desired.name, &observed.unit);
     let blocked = |reason: String, fix: String| Some(Outcome::Blocked { reason, fix: Some(fix) });
+    if observed.in_use && desired.state == Some(UnitState::Stopped) && unit.is_active() {
+        return blocked(
+            format!("{name} has pods, which nobody would look after without it"),
+            "drain the node, then `agent reset`, then `agent apply`".to_owned(),
+        );
+    }
     let wants_it_up = desired.enabled == Some(true) || desired.state == Some(UnitState::Running);
     if !unit.exists() {
         let matters = wants_it_up && !observed.arriving;
@@ -225,13 +235,14 @@ impl Unit {
             state: unit.state,
             answers_on: None,
             after_join: false,
+            while_empty: None,
         };
         Unit { id: Unit::resource_id(unit.name.as_str()), desired, needs }
     }
 
     /// The runtime: up when its socket accepts.
-    pub fn runtime(socket: &str, needs: Vec<ResourceId>) -> Unit {
-        Unit::running(RUNTIME, needs, Some(socket.to_owned()), false)
+    pub fn runtime(name: &str, socket: &str, needs: Vec<ResourceId>) -> Unit {
+        Unit::running(name, needs, Some(socket.to_owned()), false)
     }
 
     /// The kubelet. One that kubeadm sets up crashes until the node has joined, which is no failure.
@@ -248,8 +259,15 @@ impl Unit {
             state: Some(UnitState::Stopped),
             answers_on: None,
             after_join: false,
+            while_empty: None,
         };
         Unit { id: Unit::resource_id(name), desired, needs: Vec::new() }
+    }
+
+    /// Only touched while there is nothing in this directory.
+    pub fn while_empty(mut self, directory: &str) -> Unit {
+        self.desired.while_empty = Some(directory.to_owned());
+        self
     }
 
     fn running(name: &str, needs: Vec<ResourceId>, answers_on: Option<String>, after_join: bool) -> Unit {
@@ -260,6 +278,7 @@ impl Unit {
             state: Some(UnitState::Running),
             answers_on,
             after_join,
+            while_empty: None,
         };
         Unit { id: Unit::resource_id(name), desired, needs }
     }
@@ -283,7 +302,11 @@ impl Unit {
             joined |= host.root.exists(path)?;
         }
         let arriving = self.needs.iter().any(|need| context.pending.contains(need));
-        Ok(Observed { unit, offline: host.is_offline(), arriving, answers, joined })
+        let in_use = match &self.desired.while_empty {
+            Some(directory) => host.root.list(directory)?.is_some_and(|names| !names.is_empty()),
+            None => false,
+        };
+        Ok(Observed { unit, offline: host.is_offline(), arriving, answers, joined, in_use })
     }
 }
 

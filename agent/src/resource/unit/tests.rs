@@ -8,6 +8,7 @@ fn running(name: &str) -> Desired {
         state: Some(UnitState::Running),
         answers_on: None,
         after_join: false,
+        while_empty: None,
     }
 }
 
@@ -19,7 +20,7 @@ fn unit(state: UnitFileState, active: &str) -> Observed {
         unit_file_state: state,
         ..UnitStatus::absent("x.service")
     };
-    Observed { unit, offline: false, arriving: false, answers: None, joined: false }
+    Observed { unit, offline: false, arriving: false, answers: None, joined: false, in_use: false }
 }
 
 fn decide(desired: &Desired, observed: &Observed) -> Outcome {
@@ -131,4 +132,17 @@ fn offline_only_the_boot_is_decided() {
     let outcome = decide(&running("x.service"), &offline);
     assert_eq!(ops(&outcome), [UnitOp::Enable]);
     assert!(outcome.change().unwrap().notify.is_empty());
+}
+
+#[test]
+fn a_runtime_with_pods_is_not_stopped_for_another_one() {
+    let desired =
+        Desired { enabled: Some(false), state: Some(UnitState::Stopped), ..running("nodeagent-runtime.service") };
+    let mut observed = unit(UnitFileState::Enabled, "active");
+    assert_eq!(ops(&decide(&desired, &observed)), [UnitOp::Disable, UnitOp::Stop]);
+    observed.in_use = true;
+    let outcome = decide(&desired, &observed);
+    assert!(matches!(&outcome, Outcome::Blocked { fix: Some(fix), .. } if fix.contains("drain")), "{outcome:?}");
+    observed.unit.active_state = "inactive".into();
+    assert_eq!(ops(&decide(&desired, &observed)), [UnitOp::Disable], "its pods are lost already");
 }
