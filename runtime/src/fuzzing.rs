@@ -32,3 +32,8 @@ pub fn registries(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     image::fuzz_registries(text, Path::new("/fuzz"));
 }
+
+/// OpenPGP certificates and signed messages.
+pub fn openpgp(bytes: &[u8]) {
+    image::fuzz_openpgp(bytes);
+}

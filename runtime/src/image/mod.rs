@@ -254,3 +254,9 @@ pub(crate) fn fuzz_manifest(bytes: &[u8]) {
 pub(crate) fn fuzz_registries(text: &str, path: &std::path::Path) {
     registry::fuzz_configuration(text, path);
 }
+
+/// Reads certificates and signed messages.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_openpgp(bytes: &[u8]) {
+    trust::fuzz_openpgp(bytes);
+}

@@ -158,3 +158,9 @@ fn key_file(path: &Path) -> Result<Vec<u8>, TrustError> {
     std::fs::File::open(path).map_err(fail)?.take(1 << 20).read_to_end(&mut bytes).map_err(fail)?;
     Ok(bytes)
 }
+
+/// Reads certificates and signed messages.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_openpgp(bytes: &[u8]) {
+    openpgp::fuzz(bytes);
+}
