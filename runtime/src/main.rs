@@ -14,7 +14,7 @@ use nodeagent_runtime::daemon::{self, Failure};
 use nodeagent_runtime::notify::Notifier;
 use nodeagent_runtime::telemetry;
 
-// musl's own allocator takes one lock for all threads
+// musl's own allocator takes one lock for all threads; built without its wish for huge pages
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -85,6 +85,9 @@ impl Flags {
 }
 
 fn main() -> ExitCode {
+    // one byte in use would cost 2 MiB, on every host that gives huge pages to all; only costs memory where it fails.
+    // The supervisor of a pod takes it back for its containers
+    let _ = nix::sys::prctl::set_thp_disable(true);
     let mut flags = Flags::parse();
     if let Some(command) = flags.command.take() {
         return command.run(Flags::command(), || flags.settings().map_err(|error| fail(&error, EXIT_CONFIG)));

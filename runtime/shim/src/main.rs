@@ -99,6 +99,8 @@ fn become_supervisor() -> nix::Result<SignalFd> {
     prctl::set_child_subreaper(true)?;
     // no process of a container may look into this one
     prctl::set_dumpable(false)?;
+    // the daemon wants none for itself, and passes that on; containers get what the host gives
+    let _ = prctl::set_thp_disable(false);
     sys::default_signals();
     // directories of logs are for all to read, whatever the service's umask
     umask(Mode::from_bits_truncate(0o022));

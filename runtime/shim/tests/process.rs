@@ -110,6 +110,16 @@ fn nothing_is_inherited() {
 }
 
 #[test]
+fn huge_pages_that_the_daemon_does_without_are_there_for_containers() {
+    if !root() {
+        return;
+    }
+    // as the daemon does for itself; a shim inherits it
+    nix::sys::prctl::set_thp_disable(true).unwrap();
+    assert_eq!(output_of(|_| {}, "grep THP_enabled /proc/self/status"), "THP_enabled:\t1\n");
+}
+
+#[test]
 fn the_environment_may_be_any_bytes() {
     if !root() {
         return;

@@ -5,10 +5,12 @@
 
 mod digest;
 pub(crate) mod disk;
+pub(crate) mod memory;
 mod partial;
 mod store;
 
 pub use digest::{Digest, DigestError};
+pub(crate) use memory::Memory;
 pub(crate) use partial::{Partial, Partials};
 pub(crate) use store::Staged;
 pub use store::{ContentError, ContentStore};

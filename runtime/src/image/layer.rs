@@ -7,8 +7,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::blocking;
 use super::error::{ErrorCode, ImageError};
@@ -16,11 +15,9 @@ use super::manifest::Descriptor;
 use super::progress::Progress;
 use super::pull::Puller;
 use super::registry::{Blob, Session};
+use crate::content::memory::Buffer;
 use crate::content::{Digest, Partial};
-use crate::snapshot::{Built, Feed, LayerLimits, SnapshotError};
-
-/// What was kept is read in pieces like those of the network.
-const KEPT_PIECE: usize = 128 << 10;
+use crate::snapshot::{Built, Feed, LayerLimits, SnapshotError, Workers};
 
 /// One layer on its way.
 pub(super) struct Layer {
@@ -76,7 +73,6 @@ impl Layer {
             None
         } else {
             let _slot = slots.acquire().await.map_err(|_| ImageError::ShuttingDown)?;
-            let _place = self.puller.layers.acquire().await.map_err(|_| ImageError::ShuttingDown)?;
             Some(self.download().await?)
         };
         let (settled, committed) = below.map_or((None, None), |below| (Some(below.settled), Some(below.committed)));
@@ -160,16 +156,19 @@ impl Layer {
         let blob = self.session.blob(place, self.descriptor.digest, self.descriptor.size)?;
         let partial = self.partial().await?;
         let copy = partial.as_ref().and_then(|partial| partial.writer().ok());
-        let (feed, mut worker) = self.puller.store.snapshots.start(self.diff_id, limits, copy);
+        let memory = self.puller.memory.layer().await.ok_or(ImageError::ShuttingDown)?;
+        let mut workers = self.puller.store.snapshots.start(self.diff_id, limits, memory, copy);
         let mut moved = 0;
-        let transferred = self.transfer(blob, partial.as_ref(), feed, &mut worker, &mut moved).await;
+        let transferred = self.transfer(blob, partial.as_ref(), &mut workers, &mut moved).await;
+        let Workers { feed, mut built, .. } = workers;
+        drop(feed);
         if transferred.is_err() {
             // the next attempt counts from the beginning
             self.progress.correct(0, moved);
         }
-        if transferred.is_err() && !worker.is_finished() {
+        if transferred.is_err() && !built.is_finished() {
             // it notices that nothing comes any more and removes what it made
-            let _ = finished(&mut worker).await;
+            let _ = (&mut built).await;
         }
         let Some(partial) = partial else { return transferred };
         let resumed = partial.length > 0;
@@ -199,25 +198,22 @@ impl Layer {
     }
 
     /// Feeds what was kept; how much that was.
-    async fn feed_kept(
-        &self,
-        partial: &Partial,
-        hasher: &mut Sha256,
-        feed: &mpsc::Sender<Feed>,
-    ) -> Result<u64, ImageError> {
+    async fn feed_kept(&self, partial: &Partial, hasher: &mut Sha256, workers: &Workers) -> Result<u64, ImageError> {
         let failed = || ImageError::disk("read the beginning of", self.descriptor.digest.to_string());
         let file = partial.reader().map_err(failed())?;
         let mut input = tokio::io::AsyncReadExt::take(tokio::fs::File::from_std(file), partial.length);
         let mut fed = 0;
         loop {
-            let mut piece = bytes::BytesMut::with_capacity(KEPT_PIECE);
-            if tokio::io::AsyncReadExt::read_buf(&mut input, &mut piece).await.map_err(failed())? == 0 {
+            let mut buffer = workers.buffers.buffer().await;
+            let length = tokio::io::AsyncReadExt::read(&mut input, buffer.space()).await.map_err(failed())?;
+            if length == 0 {
                 break;
             }
-            hasher.update(&piece);
-            fed += piece.len() as u64;
-            self.progress.came(piece.len());
-            if feed.send(Feed::Kept(piece.freeze())).await.is_err() {
+            buffer.add(length);
+            hasher.update(&buffer);
+            fed += length as u64;
+            self.progress.came(length);
+            if workers.feed.send(Feed::Kept(buffer.freeze())).await.is_err() {
                 break;
             }
         }
@@ -225,34 +221,44 @@ impl Layer {
         Ok(fed)
     }
 
-    /// Moves bytes from the registry to the worker, and compares their digest.
+    /// Moves bytes from the registry to the workers, and compares their digest.
     async fn transfer(
         &self,
         mut blob: Blob,
         partial: Option<&Partial>,
-        feed: mpsc::Sender<Feed>,
-        worker: &mut JoinHandle<Result<Built, SnapshotError>>,
+        workers: &mut Workers,
         moved: &mut u64,
     ) -> Result<Built, ImageError> {
         let failed = self.failed();
         let mut failure = None;
         let mut hasher = Sha256::new();
         if let Some(partial) = partial.filter(|partial| partial.length > 0) {
-            let fed = self.feed_kept(partial, &mut hasher, &feed).await?;
+            let fed = self.feed_kept(partial, &mut hasher, workers).await?;
             *moved += fed;
             blob.skip_to(fed);
         }
+        let mut filling: Option<Buffer> = None;
         while let Some(piece) = blob.next().await? {
             hasher.update(&piece);
             self.progress.came(piece.len());
             *moved += piece.len() as u64;
-            if failure.is_none() && feed.send(Feed::Data(piece)).await.is_err() {
-                let error = finished(worker).await.err().unwrap_or(SnapshotError::ShuttingDown);
-                if error.code() != ErrorCode::InvalidImage {
-                    return Err(failed.with(error));
+            let mut rest = &piece[..];
+            while !rest.is_empty() && failure.is_none() {
+                let mut buffer = match filling.take() {
+                    Some(buffer) => buffer,
+                    None => workers.buffers.buffer().await,
+                };
+                rest = buffer.take(rest);
+                if !buffer.is_full() {
+                    filling = Some(buffer);
+                } else if workers.feed.send(Feed::Data(buffer.freeze())).await.is_err() {
+                    let error = finished(workers).await.err().unwrap_or(SnapshotError::ShuttingDown);
+                    if error.code() != ErrorCode::InvalidImage {
+                        return Err(failed.with(error));
+                    }
+                    // if the rest shows that these are not the right bytes, that is the better explanation
+                    failure = Some(error);
                 }
-                // if the rest shows that these are not the right bytes, that is the better explanation
-                failure = Some(error);
             }
         }
         let actual = Digest::finish(hasher);
@@ -267,9 +273,12 @@ impl Layer {
         if let Some(error) = failure {
             return Err(failed.with(error));
         }
-        // a worker that is gone says why in its result
-        let _ = feed.send(Feed::End).await;
-        finished(worker).await.map_err(|error| failed.with(error))
+        // workers that are gone say why in their result
+        if let Some(last) = filling {
+            let _ = workers.feed.send(Feed::Data(last.freeze())).await;
+        }
+        let _ = workers.feed.send(Feed::End).await;
+        finished(workers).await.map_err(|error| failed.with(error))
     }
 }
 
@@ -295,6 +304,6 @@ impl Failed {
     }
 }
 
-async fn finished(worker: &mut JoinHandle<Result<Built, SnapshotError>>) -> Result<Built, SnapshotError> {
-    worker.await.unwrap_or(Err(SnapshotError::ShuttingDown))
+async fn finished(workers: &mut Workers) -> Result<Built, SnapshotError> {
+    (&mut workers.built).await.unwrap_or(Err(SnapshotError::ShuttingDown))
 }

@@ -21,13 +21,11 @@ use super::reference::Reference;
 use super::registry::{Registry, Session};
 use super::store::{ImageRecord, Store};
 use super::{blocking, delete, trust};
-use crate::content::{Digest, Staged};
+use crate::content::{Digest, Memory, Staged};
 use crate::snapshot::chain_ids;
 
 /// Layers of one image at a time: more do not help a disk, fewer do not fill a network.
 const LAYERS_PER_PULL: usize = 3;
-/// Layers of all images together. Each takes about 2 MiB of memory.
-const LAYERS: usize = 6;
 const MAX_CONFIG: u64 = 8 << 20;
 
 /// What all pulls share.
@@ -37,7 +35,8 @@ pub(crate) struct Puller {
     pub(super) store: Arc<Store>,
     registry: Arc<Registry>,
     pub(super) platform: Platform,
-    pub(super) layers: Arc<Semaphore>,
+    /// For the layers of all images together.
+    pub(super) memory: Memory,
     pub(super) running: Running,
     /// Two images with the same layer download it once.
     locks: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
@@ -58,13 +57,14 @@ struct Described {
 
 impl Puller {
     pub(crate) fn new(config: ImagesConfig, store: Arc<Store>) -> Puller {
-        let registry = Arc::new(Registry::new(config.timeouts));
+        let memory = Memory::new();
+        let registry = Arc::new(Registry::new(config.timeouts, memory.clone()));
         Puller {
             config,
             store,
             registry,
             platform: Platform::host(),
-            layers: Arc::new(Semaphore::new(LAYERS)),
+            memory,
             running: Running::default(),
             locks: Mutex::default(),
         }

@@ -8,6 +8,7 @@
 mod archive;
 mod attributes;
 mod error;
+mod frames;
 mod pipeline;
 mod recipe;
 mod settle;
@@ -22,7 +23,7 @@ use std::path::Path;
 
 pub use archive::ArchiveError;
 pub use error::SnapshotError;
-pub(crate) use pipeline::{Built, Feed, LayerLimits};
+pub(crate) use pipeline::{Built, Feed, LayerLimits, Workers};
 pub(crate) use store::Settled;
 pub use store::{LayerRecord, Snapshots, chain_ids};
 

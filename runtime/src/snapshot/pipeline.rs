@@ -1,11 +1,12 @@
 //! Unpacking while downloading: two worker threads per layer and a fixed number of buffers.
 //!
 //! ```text
-//! download ──Bytes──► decompress ──256 KiB buffers──► hash, unpack
-//! (async)   8 pieces   (thread)    4, used in turn     (thread)
+//! download ──3 buffers──► decompress ──4 buffers──► hash, unpack
+//! (async)                  (thread)                   (thread)
 //! ```
 //!
-//! Every arrow blocks when it is full, so a slow disk slows the download and memory stays what it is.
+//! Buffers come from one budget for all layers ([`crate::content::memory`]) and go back when they are read. Whoever
+//! needs an empty one waits, so a slow disk slows the download and memory stays what it is.
 
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write as _};
@@ -19,16 +20,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::archive::{ArchiveError, Listener as _};
+use super::frames::Frames;
 use super::recipe::Recipe;
 use super::unpack::{self, Unpacked};
 use super::{SnapshotError, Snapshots};
+use crate::content::memory::{LayerMemory, Lease, Windows};
 use crate::content::{Digest, disk};
 
+/// The buffers are counted where they are made, so these are never in the way.
 const PIECES: usize = 8;
-const BUFFERS: usize = 4;
-const BUFFER: usize = 256 << 10;
-/// 16 MiB; builders of images stay at 8 MiB or below, and a frame may not choose how much memory we spend.
-const ZSTD_WINDOW_LOG: u32 = 24;
 
 /// What the download sends.
 #[derive(Debug)]
@@ -39,6 +39,15 @@ pub(crate) enum Feed {
     Kept(Bytes),
     /// That was all. A channel that closes without it means that the download failed.
     End,
+}
+
+/// What works on one layer.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    /// To be filled with what is downloaded.
+    pub buffers: Lease,
+    pub feed: mpsc::Sender<Feed>,
+    pub built: JoinHandle<Result<Built, SnapshotError>>,
 }
 
 /// Limits for one layer.
@@ -74,23 +83,23 @@ impl Snapshots {
         &self,
         diff_id: Digest,
         limits: LayerLimits,
+        memory: LayerMemory,
         kept: Option<File>,
-    ) -> (mpsc::Sender<Feed>, JoinHandle<Result<Built, SnapshotError>>) {
+    ) -> Workers {
         let (feed, incoming) = mpsc::channel(PIECES);
-        let (full, filled) = sync_channel(BUFFERS);
-        let (empty, recycled) = sync_channel(BUFFERS);
-        tokio::task::spawn_blocking(move || decompress(incoming, kept, &full, &recycled));
+        let (full, filled) = sync_channel(PIECES);
+        let LayerMemory { compressed, uncompressed, windows } = memory;
+        tokio::task::spawn_blocking(move || decompress(incoming, kept, &full, &uncompressed, windows));
         let directory = disk::unique(self.temporary());
-        let worker = tokio::task::spawn_blocking(move || build(directory, filled, empty, diff_id, limits));
-        (feed, worker)
+        let built = tokio::task::spawn_blocking(move || build(directory, filled, diff_id, limits));
+        Workers { buffers: compressed, feed, built }
     }
 }
 
 /// Second thread: hashes and unpacks.
 fn build(
     directory: PathBuf,
-    filled: Receiver<io::Result<Piece>>,
-    empty: SyncSender<Vec<u8>>,
+    filled: Receiver<io::Result<Bytes>>,
     diff_id: Digest,
     limits: LayerLimits,
 ) -> Result<Built, SnapshotError> {
@@ -99,9 +108,7 @@ fn build(
     std::fs::create_dir_all(&root).map_err(SnapshotError::disk("create", &root))?;
     let input = Uncompressed {
         filled,
-        empty,
-        current: None,
-        position: 0,
+        current: Bytes::new(),
         ended: false,
         hasher: Sha256::new(),
         total: 0,
@@ -151,35 +158,18 @@ fn explain(error: ArchiveError) -> SnapshotError {
     }
 }
 
-/// A piece of the uncompressed archive.
-#[derive(Debug)]
-enum Piece {
-    /// As it came from the network: the layer is not compressed.
-    Shared(Bytes),
-    /// One of our buffers.
-    Owned(Vec<u8>),
-}
-
-impl Piece {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Piece::Shared(bytes) => bytes,
-            Piece::Owned(bytes) => bytes,
-        }
-    }
-}
-
 /// First thread: finds out how the layer is compressed, from its first bytes because media types are often wrong.
 fn decompress(
     incoming: mpsc::Receiver<Feed>,
     kept: Option<File>,
-    full: &SyncSender<io::Result<Piece>>,
-    recycled: &Receiver<Vec<u8>>,
+    full: &SyncSender<io::Result<Bytes>>,
+    buffers: &Lease,
+    windows: Windows,
 ) {
     let mut input = Downloaded { incoming, kept, current: Bytes::new(), ended: false };
     let result = match input.magic() {
-        Ok(magic) if magic.starts_with(&[0x1f, 0x8b]) => pump(&mut MultiGzDecoder::new(&mut input), full, recycled),
-        Ok(magic) if is_zstd(&magic) => zstd_decoder(&mut input).and_then(|mut zstd| pump(&mut zstd, full, recycled)),
+        Ok([0x1f, 0x8b, ..]) => pump(&mut MultiGzDecoder::new(&mut input), full, buffers),
+        Ok(magic) if is_zstd(magic) => pump(&mut Frames::new(&mut input, windows), full, buffers),
         Ok(_) => forward(&mut input, full),
         Err(error) => Err(error),
     };
@@ -190,52 +180,33 @@ fn decompress(
 }
 
 /// A frame, or one of the skippable frames that may stand before it.
-fn is_zstd(magic: &[u8]) -> bool {
-    magic == [0x28, 0xb5, 0x2f, 0xfd]
-        || (magic.len() == 4 && magic[0] & 0xf0 == 0x50 && magic[1..] == [0x2a, 0x4d, 0x18])
+fn is_zstd(magic: [u8; 4]) -> bool {
+    magic == [0x28, 0xb5, 0x2f, 0xfd] || (magic[0] & 0xf0 == 0x50 && magic[1..] == [0x2a, 0x4d, 0x18])
 }
 
-fn zstd_decoder<'a, R: BufRead>(input: R) -> io::Result<zstd::stream::read::Decoder<'a, R>> {
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
-    decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-    Ok(decoder)
-}
-
-/// Decompresses into the buffers that the other thread gives back.
-fn pump(decoder: &mut dyn Read, full: &SyncSender<io::Result<Piece>>, recycled: &Receiver<Vec<u8>>) -> io::Result<()> {
-    let mut made = 0;
+/// Decompresses into buffers that the other thread gives back.
+fn pump(decoder: &mut dyn Read, full: &SyncSender<io::Result<Bytes>>, buffers: &Lease) -> io::Result<()> {
     loop {
-        let mut buffer = if made < BUFFERS {
-            made += 1;
-            vec![0; BUFFER]
-        } else {
-            match recycled.recv() {
-                Ok(buffer) => buffer,
-                Err(_) => return Ok(()),
-            }
-        };
-        buffer.resize(BUFFER, 0);
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match decoder.read(&mut buffer[filled..]) {
+        let mut buffer = buffers.blocking_buffer();
+        while !buffer.is_full() {
+            match decoder.read(buffer.space()) {
                 Ok(0) => break,
-                Ok(length) => filled += length,
+                Ok(length) => buffer.add(length),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        buffer.truncate(filled);
-        if filled == 0 || full.send(Ok(Piece::Owned(buffer))).is_err() {
+        if buffer.is_empty() || full.send(Ok(buffer.freeze())).is_err() {
             return Ok(());
         }
     }
 }
 
-fn forward(input: &mut Downloaded, full: &SyncSender<io::Result<Piece>>) -> io::Result<()> {
+fn forward(input: &mut Downloaded, full: &SyncSender<io::Result<Bytes>>) -> io::Result<()> {
     loop {
         input.fill_buf()?;
         let piece = std::mem::take(&mut input.current);
-        if piece.is_empty() || full.send(Ok(Piece::Shared(piece))).is_err() {
+        if piece.is_empty() || full.send(Ok(piece)).is_err() {
             return Ok(());
         }
     }
@@ -251,19 +222,20 @@ struct Downloaded {
 }
 
 impl Downloaded {
-    /// The first bytes, left in place.
-    fn magic(&mut self) -> io::Result<Vec<u8>> {
-        // pieces of one byte are legal, if strange
-        let mut start = Vec::new();
-        while start.len() < 4 {
-            if self.fill_buf()?.is_empty() {
-                break;
+    /// The first bytes, left in place; zeros where there are fewer.
+    fn magic(&mut self) -> io::Result<[u8; 4]> {
+        self.fill_buf()?;
+        if self.current.len() < 4 {
+            // pieces of one byte are legal, if strange
+            let mut start = Vec::new();
+            while start.len() < 4 && !self.fill_buf()?.is_empty() {
+                start.extend_from_slice(&std::mem::take(&mut self.current));
             }
-            start.extend_from_slice(&self.current);
-            self.current = Bytes::new();
+            self.current = Bytes::from(start);
         }
-        self.current = Bytes::from(start);
-        Ok(self.current.slice(..self.current.len().min(4)).to_vec())
+        let mut magic = [0; 4];
+        magic.iter_mut().zip(&self.current).for_each(|(to, from)| *to = *from);
+        Ok(magic)
     }
 }
 
@@ -301,10 +273,8 @@ impl Read for Downloaded {
 
 /// The uncompressed archive as a reader that hashes and counts.
 struct Uncompressed {
-    filled: Receiver<io::Result<Piece>>,
-    empty: SyncSender<Vec<u8>>,
-    current: Option<Piece>,
-    position: usize,
+    filled: Receiver<io::Result<Bytes>>,
+    current: Bytes,
     ended: bool,
     hasher: Sha256,
     total: u64,
@@ -313,20 +283,17 @@ struct Uncompressed {
 
 impl Uncompressed {
     fn next(&mut self) -> io::Result<()> {
-        if let Some(Piece::Owned(buffer)) = self.current.take() {
-            // the other thread may be done and gone
-            let _ = self.empty.try_send(buffer);
-        }
-        self.position = 0;
+        // before waiting for the next one: the other thread may need this to make it
+        self.current = Bytes::new();
         match self.filled.recv() {
             Ok(Ok(piece)) => {
-                self.total += piece.bytes().len() as u64;
+                self.total += piece.len() as u64;
                 if self.total > self.limit {
                     let too_much = SnapshotError::TooMuch { what: "uncompressed bytes", limit: self.limit };
                     return Err(io::Error::other(too_much));
                 }
-                self.hasher.update(piece.bytes());
-                self.current = Some(piece);
+                self.hasher.update(&piece);
+                self.current = piece;
             }
             Ok(Err(error)) => return Err(error),
             Err(_) => self.ended = true,
@@ -337,14 +304,14 @@ impl Uncompressed {
 
 impl BufRead for Uncompressed {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while !self.ended && self.current.as_ref().is_none_or(|piece| piece.bytes().len() == self.position) {
+        while !self.ended && self.current.is_empty() {
             self.next()?;
         }
-        Ok(self.current.as_ref().map_or(&[], |piece| &piece.bytes()[self.position..]))
+        Ok(&self.current)
     }
 
     fn consume(&mut self, bytes: usize) {
-        self.position += bytes;
+        self.current.advance(bytes);
     }
 }
 

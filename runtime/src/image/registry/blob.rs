@@ -19,8 +19,6 @@ const PROGRESS: u64 = 256 << 10;
 pub(super) const LEAST: u64 = 16 << 10;
 /// So much is read from one connection before it is judged whether more of them would help.
 const JUDGE_AFTER: u64 = 4 << 20;
-/// Pieces that are handed on, when they are cut out of something larger.
-const PIECE: usize = 128 << 10;
 
 /// How much of the time goes into waiting for the other side, and what comes of it.
 #[derive(Debug, Default)]
@@ -117,13 +115,18 @@ impl Blob {
 
     async fn next_of_parts(&mut self) -> Result<Option<Bytes>, Broken> {
         let Some(parts) = &mut self.parts else { return Ok(None) };
-        match parts.next(&self.whole, self.position, PIECE).await {
+        match parts.next(&self.whole, self.position).await {
             Ok(piece) => {
                 self.position += piece.len() as u64;
                 Ok(Some(piece))
             }
             Err(PartError::NoRanges) => {
                 (self.parts, self.may_split) = (None, false);
+                Ok(None)
+            }
+            Err(PartError::NoRoom) => {
+                // asked again after a while
+                (self.parts, self.may_split) = (None, true);
                 Ok(None)
             }
             Err(PartError::Failed(error)) => Err(Broken::Pause(error)),

@@ -12,6 +12,11 @@ use crate::image::config::Timeouts;
 /// More different settings than this, and the oldest connections are not worth keeping.
 const MAX_CLIENTS: usize = 64;
 
+/// Of one answer: what a connection of 80 Mbit/s carries in a tenth of a second.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// Of all answers of a host together.
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
 #[derive(Debug)]
 pub(super) struct Clients {
     timeouts: Timeouts,
@@ -52,6 +57,9 @@ impl Clients {
             // followed by us, so that credentials do not go along
             .redirect(reqwest::redirect::Policy::none())
             .http2_max_header_list_size(64 << 10)
+            // what a server may send before we read it: memory, too
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
             .pool_max_idle_per_host(4);
         if tls.skip_verify {
             builder = builder.tls_danger_accept_invalid_certs(true);

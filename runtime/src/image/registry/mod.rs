@@ -18,8 +18,6 @@ mod token;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Semaphore;
-
 pub(crate) use blob::Blob;
 pub use conf::ConfError;
 pub(crate) use conf::{Conf, load as load_conf, text as conf_text};
@@ -36,7 +34,8 @@ use super::credentials::Credentials;
 use super::error::ErrorCode;
 use super::manifest::ACCEPT;
 use super::reference::Reference;
-use crate::content::Digest;
+use crate::content::memory::Lease;
+use crate::content::{Digest, Memory};
 
 /// The distribution specification asks for at least 4 MiB; nobody publishes more.
 const MAX_MANIFEST: u64 = 4 << 20;
@@ -46,15 +45,15 @@ const MAX_MANIFEST: u64 = 4 << 20;
 pub(crate) struct Registry {
     clients: Clients,
     timeouts: Timeouts,
-    /// Parts of blobs in memory.
-    parts: Arc<Semaphore>,
+    /// For parts of blobs.
+    memory: Memory,
     /// Hosts that turned out to speak plain HTTP.
     plain: Mutex<HashSet<String>>,
 }
 
 impl Registry {
-    pub(crate) fn new(timeouts: Timeouts) -> Registry {
-        Registry { clients: Clients::new(timeouts), timeouts, parts: ranges::allowed(), plain: Mutex::default() }
+    pub(crate) fn new(timeouts: Timeouts, memory: Memory) -> Registry {
+        Registry { clients: Clients::new(timeouts), timeouts, memory, plain: Mutex::default() }
     }
 
     /// Prepares for one image.
@@ -243,9 +242,9 @@ impl Session {
         self.body(&place, response, "signature", limit).await.map(Some)
     }
 
-    /// Who may hold parts of blobs in memory.
-    fn parts(&self) -> Arc<Semaphore> {
-        self.registry.parts.clone()
+    /// Room for one part of a blob.
+    fn part(&self) -> Option<Lease> {
+        self.registry.memory.part()
     }
 
     fn stalled(&self, place: &Place, digest: Digest) -> RegistryError {

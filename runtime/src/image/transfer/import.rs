@@ -5,13 +5,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::TransferError;
 use super::plan::{Planned, PlannedLayer, plan};
 use super::source::Source;
+use crate::content::memory::Lease;
 use crate::content::{Digest, Staged};
 use crate::image::error::ImageError;
 use crate::image::manifest::ManifestError;
@@ -21,9 +21,7 @@ use crate::image::pull::Puller;
 use crate::image::reference::Reference;
 use crate::image::store::ImageRecord;
 use crate::image::{blocking, delete, trust};
-use crate::snapshot::{Feed, LayerLimits, Settled, chain_ids};
-
-const PIECE: usize = 128 << 10;
+use crate::snapshot::{Feed, LayerLimits, Settled, Workers, chain_ids};
 
 impl Puller {
     /// Imports every image of a file; `name` replaces the names that are in there.
@@ -149,18 +147,19 @@ impl Puller {
     ) -> Result<crate::snapshot::Built, ImageError> {
         let limits = &self.config.limits;
         let limits = LayerLimits { bytes: limits.layer_bytes, entries: limits.layer_entries };
-        let (feed, worker) = self.store.snapshots.start(diff_id, limits, None);
+        let memory = self.memory.layer().await.ok_or(ImageError::ShuttingDown)?;
+        let Workers { buffers, feed, built } = self.store.snapshots.start(diff_id, limits, memory, None);
         let fed = {
             let (source, path, progress) = (source.clone(), path.to_owned(), progress.clone());
             let (name, digest) = (layer.name.clone(), layer.digest);
             blocking(move || {
                 let opened = source.reader(&name).map_err(|error| error.at(&path))?;
                 let (reader, _) = opened.ok_or_else(|| TransferError::Missing { name: name.clone() }.at(&path))?;
-                send(reader, &feed, &name, digest, &progress).map_err(|error| error.at(&path))
+                send(reader, (&buffers, &feed), &name, digest, &progress).map_err(|error| error.at(&path))
             })
             .await
         };
-        let built = worker.await.map_err(|_| ImageError::ShuttingDown)?;
+        let built = built.await.map_err(|_| ImageError::ShuttingDown)?;
         // what was read wrong explains what was unpacked wrong
         fed?;
         built.map_err(|source| ImageError::Layer {
@@ -173,22 +172,22 @@ impl Puller {
 
 fn send(
     mut reader: impl Read,
-    feed: &mpsc::Sender<Feed>,
+    (buffers, feed): (&Lease, &mpsc::Sender<Feed>),
     name: &str,
     expected: Option<Digest>,
     progress: &Progress,
 ) -> Result<(), TransferError> {
     let mut hasher = Sha256::new();
     loop {
-        let mut piece = vec![0; PIECE];
-        let length = reader.read(&mut piece).map_err(TransferError::disk("read"))?;
+        let mut buffer = buffers.blocking_buffer();
+        let length = reader.read(buffer.space()).map_err(TransferError::disk("read"))?;
         if length == 0 {
             break;
         }
-        piece.truncate(length);
-        hasher.update(&piece);
+        buffer.add(length);
+        hasher.update(&buffer);
         progress.came(length);
-        if feed.blocking_send(Feed::Data(Bytes::from(piece))).is_err() {
+        if feed.blocking_send(Feed::Data(buffer.freeze())).is_err() {
             // the worker says why in its result
             return Ok(());
         }
