@@ -7,7 +7,7 @@ mod images_support;
 use base64::Engine as _;
 use images_support::proxy::{Answer, Proxy, Seen, status};
 use images_support::{Access, PASSWORD, Registry, USER, is_root, leftovers, open, small};
-use nodeagent_runtime::image::{Credentials, ErrorCode, Images, ImagesConfig, RegistryConfig};
+use nodeagent_runtime::image::{Credentials, ErrorCode, ImageError, Images, ImagesConfig, RegistryConfig};
 
 fn user() -> Credentials {
     Credentials { username: USER.into(), password: PASSWORD.into(), ..Default::default() }
@@ -186,47 +186,74 @@ fn certificates(dir: &std::path::Path) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A registry that speaks TLS, by an authority that nobody knows yet.
+struct Secured {
+    dir: tempfile::TempDir,
+    registry: Registry,
+}
+
+impl Secured {
+    async fn new(access: impl FnOnce(std::path::PathBuf) -> Access) -> Secured {
+        let dir = tempfile::tempdir().unwrap();
+        certificates(dir.path());
+        let registry = Registry::start_with(access(dir.path().to_owned())).await;
+        registry.push("app", "v1", &small("x")).await;
+        Secured { dir, registry }
+    }
+
+    fn reference(&self) -> String {
+        format!("{}/app:v1", self.registry.host)
+    }
+
+    /// This registry's directory among those of certificates, with the authority in it.
+    fn trusted(&self) -> std::path::PathBuf {
+        let directory = self.dir.path().join("certs").join(&self.registry.host);
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::copy(self.dir.path().join("ca.pem"), directory.join("ca.crt")).unwrap();
+        directory
+    }
+
+    /// Writes a hosts.toml for it; the directory with those.
+    fn hosts(&self, text: &str) -> std::path::PathBuf {
+        let hosts = self.dir.path().join("hosts");
+        std::fs::create_dir_all(hosts.join(&self.registry.host)).unwrap();
+        std::fs::write(hosts.join(&self.registry.host).join("hosts.toml"), text).unwrap();
+        hosts
+    }
+
+    /// Pulls into a store of its own, with its directory of certificates and what `change` makes of the configuration.
+    async fn pull(&self, name: &str, change: impl FnOnce(&mut ImagesConfig)) -> Result<(), ImageError> {
+        let mut config = ImagesConfig::isolated(self.dir.path().join(name));
+        config.certificate_directories = vec![self.dir.path().join("certs")];
+        change(&mut config);
+        Images::open(config).await.unwrap().pull(&self.reference(), None).await.map(drop)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_counts_when_its_authority_is_configured_or_nobody_asks() {
     if !is_root() {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    certificates(dir.path());
-    let registry = Registry::start_with(Access::Tls(dir.path().to_owned())).await;
-    registry.push("app", "v1", &small("x")).await;
-    let reference = format!("{}/app:v1", registry.host);
-    let pull = |name: &str, change: &dyn Fn(&mut ImagesConfig)| {
-        let mut config = ImagesConfig::isolated(dir.path().join(name));
-        change(&mut config);
-        let reference = reference.clone();
-        async move { Images::open(config).await.unwrap().pull(&reference, None).await }
-    };
-    let error = pull("unknown", &|_| {}).await.unwrap_err();
+    let secured = Secured::new(Access::Tls).await;
+    let error = secured.pull("unknown", |_| {}).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::RegistryUnavailable, "{error}");
 
-    let trusted = dir.path().join("certs").join(&registry.host);
-    std::fs::create_dir_all(&trusted).unwrap();
-    std::fs::copy(dir.path().join("ca.pem"), trusted.join("ca.crt")).unwrap();
-    pull("certs", &|config| config.certificate_directories = vec![dir.path().join("certs")]).await.unwrap();
+    let hosts = secured.hosts("ca = '../../ca.pem'");
+    secured.pull("hosts", |config| config.hosts_directories = vec![hosts]).await.unwrap();
 
-    let hosts = dir.path().join("hosts").join(&registry.host);
-    std::fs::create_dir_all(&hosts).unwrap();
-    std::fs::write(hosts.join("hosts.toml"), "ca = '../../ca.pem'").unwrap();
-    pull("hosts", &|config| config.hosts_directories = vec![dir.path().join("hosts")]).await.unwrap();
+    let insecure = RegistryConfig {
+        prefix: secured.registry.host.clone(),
+        location: None,
+        insecure: true,
+        blocked: false,
+        defined_in: None,
+        mirrors: Vec::new(),
+    };
+    secured.pull("insecure", |config| config.registries = vec![insecure]).await.unwrap();
 
-    pull("insecure", &|config| {
-        config.registries = vec![RegistryConfig {
-            prefix: registry.host.clone(),
-            location: None,
-            insecure: true,
-            blocked: false,
-            defined_in: None,
-            mirrors: Vec::new(),
-        }];
-    })
-    .await
-    .unwrap();
+    secured.trusted();
+    secured.pull("certs", |_| {}).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -257,32 +284,17 @@ async fn a_registry_that_wants_a_certificate_gets_the_one_that_is_configured() {
     if !is_root() {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    certificates(dir.path());
-    let registry = Registry::start_with(Access::MutualTls(dir.path().to_owned())).await;
-    registry.push("app", "v1", &small("x")).await;
-    let trusted = dir.path().join("certs").join(&registry.host);
-    std::fs::create_dir_all(&trusted).unwrap();
-    std::fs::copy(dir.path().join("ca.pem"), trusted.join("ca.crt")).unwrap();
-    let pull = |name: &str, change: &dyn Fn(&mut ImagesConfig)| {
-        let mut config = ImagesConfig::isolated(dir.path().join(name));
-        config.certificate_directories = vec![dir.path().join("certs")];
-        change(&mut config);
-        let reference = format!("{}/app:v1", registry.host);
-        async move { Images::open(config).await.unwrap().pull(&reference, None).await }
-    };
-    let error = pull("without", &|_| {}).await.unwrap_err();
+    let secured = Secured::new(Access::MutualTls).await;
+    let trusted = secured.trusted();
+    let error = secured.pull("without", |_| {}).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::RegistryUnavailable, "{error}");
 
-    let hosts = dir.path().join("hosts").join(&registry.host);
-    std::fs::create_dir_all(&hosts).unwrap();
-    let text = "ca = '../../ca.pem'\nclient = [['../../client.pem', '../../client.key']]\n";
-    std::fs::write(hosts.join("hosts.toml"), text).unwrap();
-    pull("hosts", &|config| config.hosts_directories = vec![dir.path().join("hosts")]).await.unwrap();
+    let hosts = secured.hosts("ca = '../../ca.pem'\nclient = [['../../client.pem', '../../client.key']]\n");
+    secured.pull("hosts", |config| config.hosts_directories = vec![hosts]).await.unwrap();
 
-    std::fs::copy(dir.path().join("client.pem"), trusted.join("node.cert")).unwrap();
-    std::fs::copy(dir.path().join("client.key"), trusted.join("node.key")).unwrap();
-    pull("beside", &|_| {}).await.unwrap();
+    std::fs::copy(secured.dir.path().join("client.pem"), trusted.join("node.cert")).unwrap();
+    std::fs::copy(secured.dir.path().join("client.key"), trusted.join("node.key")).unwrap();
+    secured.pull("beside", |_| {}).await.unwrap();
 }
 
 const PROXIED: &str = "IMAGES_PROXIED";
@@ -307,13 +319,9 @@ async fn the_proxy_of_the_environment_is_used() {
     if !is_root() {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    certificates(dir.path());
-    let registry = Registry::start_with(Access::Tls(dir.path().to_owned())).await;
-    registry.push("app", "v1", &small("x")).await;
-    let trusted = dir.path().join("certs").join(&registry.host);
-    std::fs::create_dir_all(&trusted).unwrap();
-    std::fs::copy(dir.path().join("ca.pem"), trusted.join("ca.crt")).unwrap();
+    let secured = Secured::new(Access::Tls).await;
+    secured.trusted();
+    let registry = &secured.registry;
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = format!("http://user:secret@{}", listener.local_addr().unwrap());
@@ -334,7 +342,7 @@ async fn the_proxy_of_the_environment_is_used() {
             });
         }
     });
-    let told = format!("{} {}/app:v1", dir.path().display(), registry.host);
+    let told = format!("{} {}", secured.dir.path().display(), secured.reference());
     let status = tokio::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "pull_through_a_proxy", "--ignored"])
         .env(PROXIED, told)

@@ -5,10 +5,14 @@
 mod images_support;
 
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use images_support::proxy::{Answer, Proxy};
+use images_support::throttle::Throttle;
 use images_support::{Layer, Registry, TestImage, files, is_root, open};
+
+use nodeagent_runtime::image::{Image, Images};
 
 const ROOT: &str = "IMAGES_CRASH_ROOT";
 const REFERENCE: &str = "IMAGES_CRASH_REFERENCE";
@@ -32,6 +36,35 @@ async fn pull_until_killed() {
         std::fs::write(told, "").unwrap();
     }
     images.prepare(&image.id, "container").await.unwrap();
+}
+
+/// Starts that process.
+fn start(root: &Path, reference: &str, finished: Option<&Path>) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "pull_until_killed", "--ignored"]).env(ROOT, root).env(REFERENCE, reference);
+    if let Some(finished) = finished {
+        command.env(FINISHED, finished);
+    }
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// How long a pull takes when nobody interferes.
+fn time_of_one(root: &Path, reference: &str) -> Duration {
+    let started = Instant::now();
+    assert!(start(root, reference, None).wait().unwrap().success());
+    let whole = started.elapsed();
+    std::fs::remove_dir_all(root).unwrap();
+    whole
+}
+
+/// An image that has been looked at goes, and takes everything along.
+async fn remove(images: &Images, image: &Image, root: &Path) {
+    for container in images.containers() {
+        images.release(&container).await.unwrap();
+    }
+    images.remove(&image.id).await.unwrap();
+    assert_eq!((images.usage().used_bytes, images.usage().inodes_used), (0, 0));
+    images_support::wait_until_empty(&root.join("tmp")).await;
 }
 
 /// Layers of a few hundred files, so that there is time to be killed in.
@@ -68,21 +101,7 @@ async fn a_daemon_that_is_killed_leaves_whole_images_or_none_and_no_litter() {
     registry.push("app", "v1", &image()).await;
     let reference = format!("{}/app:v1", registry.host);
     let root = dir.path().join("root");
-    let start = || {
-        Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "pull_until_killed", "--ignored"])
-            .env(ROOT, &root)
-            .env(REFERENCE, &reference)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap()
-    };
-    // how long it takes when nobody interferes
-    let started = Instant::now();
-    assert!(start().wait().unwrap().success());
-    let whole = started.elapsed();
-    std::fs::remove_dir_all(&root).unwrap();
+    let whole = time_of_one(&root, &reference);
 
     let rounds = rounds(ROUNDS);
     let (mut unfinished, mut finished) = (0, 0);
@@ -90,7 +109,7 @@ async fn a_daemon_that_is_killed_leaves_whole_images_or_none_and_no_litter() {
         if round >= rounds && finished > 0 {
             break;
         }
-        let mut child = start();
+        let mut child = start(&root, &reference, None);
         // the moments are spread over the whole pull and a little beyond
         let (lap, step) = (round / rounds, round % rounds);
         tokio::time::sleep(whole.mul_f64(1.2) * (lap + 1) * step / rounds).await;
@@ -104,12 +123,7 @@ async fn a_daemon_that_is_killed_leaves_whole_images_or_none_and_no_litter() {
             Some(image) => {
                 finished += 1;
                 assert_whole(&images.prepare(&image.id, "check").await.unwrap().lower);
-                for container in images.containers() {
-                    images.release(&container).await.unwrap();
-                }
-                images.remove(&image.id).await.unwrap();
-                assert_eq!((images.usage().used_bytes, images.usage().inodes_used), (0, 0));
-                images_support::wait_until_empty(&root.join("tmp")).await;
+                remove(&images, &image, &root).await;
             }
         }
     }
@@ -120,9 +134,7 @@ async fn a_daemon_that_is_killed_leaves_whole_images_or_none_and_no_litter() {
     let images = open(&root).await;
     let image = images.pull(&reference, None).await.unwrap();
     assert_whole(&images.prepare(&image.id, "last").await.unwrap().lower);
-    images.release("last").await.unwrap();
-    images.remove(&image.id).await.unwrap();
-    images_support::wait_until_empty(&root.join("tmp")).await;
+    remove(&images, &image, &root).await;
     assert_eq!(images_support::leftovers(&root), Vec::<String>::new());
 }
 
@@ -136,20 +148,7 @@ async fn a_power_cut_leaves_whole_images_or_none_and_keeps_what_was_finished() {
     let reference = format!("{}/app:v1", registry.host);
     let mut disk = images_support::power::Disk::make(dir.path());
     let (root, finished) = (disk.mountpoint.join("root"), dir.path().join("finished"));
-    let start = || {
-        Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "pull_until_killed", "--ignored"])
-            .env(ROOT, &root)
-            .env(REFERENCE, &reference)
-            .env(FINISHED, &finished)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap()
-    };
-    let started = Instant::now();
-    assert!(start().wait().unwrap().success());
-    let whole = started.elapsed();
+    let whole = time_of_one(&root, &reference);
 
     let rounds = rounds(POWER_CUTS);
     let (mut lost, mut kept) = (0, 0);
@@ -157,9 +156,9 @@ async fn a_power_cut_leaves_whole_images_or_none_and_keeps_what_was_finished() {
         if round >= rounds && kept > 0 {
             break;
         }
-        std::fs::remove_dir_all(&root).unwrap();
+        let _ = std::fs::remove_dir_all(&root);
         let _ = std::fs::remove_file(&finished);
-        let mut child = start();
+        let mut child = start(&root, &reference, Some(&finished));
         let (lap, step) = (round / rounds, round % rounds + 1);
         tokio::time::sleep(whole.mul_f64(1.3) * (lap + 1) * step / rounds).await;
         let promised = finished.exists();
@@ -185,13 +184,56 @@ async fn a_power_cut_leaves_whole_images_or_none_and_keeps_what_was_finished() {
         // what there is of it is good enough to go on from
         let image = images.pull(&reference, None).await.unwrap();
         assert_whole(&images.prepare(&image.id, "again").await.unwrap().lower);
-        for container in images.containers() {
-            images.release(&container).await.unwrap();
-        }
-        images.remove(&image.id).await.unwrap();
-        assert_eq!((images.usage().used_bytes, images.usage().inodes_used), (0, 0));
-        images_support::wait_until_empty(&root.join("tmp")).await;
+        remove(&images, &image, &root).await;
         assert_eq!(images_support::leftovers(&root), Vec::<String>::new());
     }
     assert!(lost > 0 && kept > 0, "{lost} lost and {kept} kept images: the moments are wrong");
+}
+
+/// So much of the layer has to be kept before the daemon is killed.
+const ENOUGH: u64 = 3 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_in_whose_middle_the_daemon_was_killed_is_gone_on_with() {
+    if !is_root() {
+        return;
+    }
+    let (registry, dir) = (Registry::start().await, tempfile::tempdir().unwrap());
+    let layer = Layer::plain(files(&[("noise", &images_support::noise(24 << 20))]));
+    let (size, digest) = (layer.blob.len() as u64, nodeagent_runtime::content::Digest::of(&layer.blob));
+    registry.push("app", "v1", &TestImage::new(vec![layer])).await;
+    let proxy = Proxy::start(&registry.host, |_, _| Answer::Forward).await;
+    let throttle = Throttle::start(&proxy.host, 64 << 10, Duration::from_millis(20)).await;
+    let (root, reference) = (dir.path().join("root"), format!("{}/app:v1", throttle.host));
+    let copy = root.join("partial").join(digest.hex());
+    let mut lost = None;
+    // twice: what goes on with a copy adds to it
+    for _ in 0..2 {
+        let before = std::fs::metadata(&copy).map_or(0, |copy| copy.len());
+        let mut child = start(&root, &reference, None);
+        while std::fs::metadata(&copy).map_or(0, |copy| copy.len()) < before + ENOUGH {
+            assert!(child.try_wait().unwrap().is_none(), "the pull ended before it could be killed");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let head: [u8; 8] = std::fs::read(&copy).unwrap()[..8].try_into().unwrap();
+        // what came before the copy was begun
+        assert_eq!(*lost.get_or_insert(u64::from_le_bytes(head)), u64::from_le_bytes(head));
+    }
+    let (lost, kept) = (lost.unwrap(), std::fs::metadata(&copy).unwrap().len() - 8);
+    assert!(kept >= 2 * ENOUGH && lost + kept < size, "{lost} and {kept} of {size}");
+    let (sent, asked) = (throttle.sent(), proxy.seen().len());
+    let images = open(&root).await;
+    let image = images.pull(&reference, None).await.unwrap();
+    let rootfs = images.prepare(&image.id, "check").await.unwrap();
+    assert!(std::fs::read(rootfs.lower[0].join("noise")).unwrap() == images_support::noise(24 << 20));
+    // manifest, config and heads of answers come on top; what a connection was ahead when it was given up, too
+    let fetched = throttle.sent() - sent;
+    let most = size - kept + (2 << 20);
+    assert!(fetched >= size - kept && fetched <= most, "{fetched} fetched, {kept} of {size} were there, {lost} before");
+    let ranges: Vec<String> = proxy.seen()[asked..].iter().filter_map(|seen| seen.range.clone()).collect();
+    assert!(ranges.iter().any(|range| range.starts_with(&format!("bytes={}-", lost + kept))), "{ranges:?}");
+    remove(&images, &image, &root).await;
+    assert_eq!(images_support::leftovers(&root), Vec::<String>::new());
 }

@@ -6,20 +6,8 @@ use std::time::{Duration, Instant};
 
 use images_support::proxy::{Answer, Proxy, status};
 use images_support::throttle::Throttle;
-use images_support::{Layer, Registry, TestImage, files, is_root, leftovers, open, small};
+use images_support::{Layer, Registry, TestImage, files, is_root, noise, leftovers, open, small};
 use nodeagent_runtime::image::{ErrorCode, Images, ImagesConfig, MirrorConfig, PullFrom, RegistryConfig};
-
-/// A layer that does not compress, so that it comes in many pieces.
-fn noise(size: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let bytes = std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    });
-    bytes.flatten().take(size).collect()
-}
 
 fn large() -> TestImage {
     TestImage::new(vec![Layer::gzip(files(&[("data", &noise(3 << 20))]))])

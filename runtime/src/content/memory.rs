@@ -2,9 +2,9 @@
 //!
 //! | what | bytes |
 //! |---|---|
-//! | buffers of [`LAYERS`] layers, [`COMPRESSED`] + [`UNCOMPRESSED`] each | 5.25 MiB |
-//! | windows of zstd frames | 16 MiB |
-//! | parts of blobs that come side by side | 6 MiB |
+//! | buffers of [`LAYERS`] layers, [`COMPRESSED`] + [`UNCOMPRESSED`] each | 3.5 MiB |
+//! | windows of zstd frames | 8 MiB, or one of 16 |
+//! | parts of blobs that come side by side | 4 MiB |
 //!
 //! Whoever wants more waits, or does without. Nobody waits for one kind of memory while others wait for what he has:
 //! a layer gets all its buffers before it begins, a window is let go before a larger one is asked for, and parts are
@@ -15,8 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Layers of all images at a time.
-pub(crate) const LAYERS: usize = 6;
+/// Layers of all images at a time: more do not help a disk, and each takes about as much again in decoders and in what
+/// the network has ready.
+pub(crate) const LAYERS: usize = 4;
 /// One buffer: long against a switch between threads, short against a processor's cache.
 pub(crate) const BUFFER: usize = 128 << 10;
 /// Buffers between the network and decompression of one layer.
@@ -25,13 +26,13 @@ const COMPRESSED: usize = 3;
 const UNCOMPRESSED: usize = 4;
 /// Buffers of one part of a blob.
 pub(crate) const PART: usize = 8;
-const PARTS: usize = 6;
+const PARTS: usize = 4;
 /// Windows are counted in pieces of this size.
 const WINDOW: usize = 64 << 10;
-/// The largest one there may be. Builders of images stay at half of it, and a frame may not choose how much memory we
-/// spend.
+/// The largest one there may be: a frame may not choose how much memory we spend.
 pub(crate) const WINDOW_LOG: u32 = 24;
-const WINDOWS: usize = 1 << WINDOW_LOG;
+/// All of them together. Builders of images stay at this size or below; a larger one is alone.
+const WINDOWS: usize = 8 << 20;
 
 /// The budget. Clones share it.
 #[derive(Debug, Clone)]
@@ -267,9 +268,9 @@ mod tests {
         let mut one = memory.layer().await.unwrap().windows;
         let mut other = memory.layer().await.unwrap().windows;
         let (one, other) = tokio::task::spawn_blocking(move || {
-            one.exchange(10 << 20);
-            other.exchange(6 << 20);
-            assert!(one.covers(10 << 20) && !one.covers(11 << 20) && other.covers(1));
+            one.exchange(5 << 20);
+            other.exchange(3 << 20);
+            assert!(one.covers(5 << 20) && !one.covers(6 << 20) && other.covers(1));
             (one, other)
         })
         .await

@@ -11,6 +11,6 @@ mod store;
 
 pub use digest::{Digest, DigestError};
 pub(crate) use memory::Memory;
-pub(crate) use partial::{Partial, Partials};
+pub(crate) use partial::{Keeper, Kept, Partials};
 pub(crate) use store::Staged;
 pub use store::{ContentError, ContentStore};

@@ -4,7 +4,9 @@
 //! directories of those below, and naming, so that whatever has its name stands on something that has one, too.
 
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, oneshot};
@@ -16,8 +18,12 @@ use super::progress::Progress;
 use super::pull::Puller;
 use super::registry::{Blob, Session};
 use crate::content::memory::Buffer;
-use crate::content::{Digest, Partial};
+use crate::content::{Digest, Kept};
 use crate::snapshot::{Built, Feed, LayerLimits, SnapshotError, Workers};
+
+/// A download that has lasted so long is worth keeping what comes: a shorter one is faster begun anew than written
+/// twice.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// One layer on its way.
 pub(super) struct Layer {
@@ -154,12 +160,16 @@ impl Layer {
         let limits = &self.puller.config.limits;
         let limits = LayerLimits { bytes: limits.layer_bytes, entries: limits.layer_entries };
         let blob = self.session.blob(place, self.descriptor.digest, self.descriptor.size)?;
-        let partial = self.partial().await?;
-        let copy = partial.as_ref().and_then(|partial| partial.writer().ok());
+        let (partials, digest) = (self.puller.store.partials.clone(), self.descriptor.digest);
+        let kept = self.kept().await?;
+        let past = kept.as_ref().map(|kept| Ok((kept.start, kept.end, kept.reader()?))).transpose();
+        let past = past.map_err(ImageError::disk("read what was kept of", digest.to_string()))?;
+        let resumed = past.is_some();
         let memory = self.puller.memory.layer().await.ok_or(ImageError::ShuttingDown)?;
-        let mut workers = self.puller.store.snapshots.start(self.diff_id, limits, memory, copy);
+        let keeper = partials.keeper(digest, kept);
+        let mut workers = self.puller.store.snapshots.start(self.diff_id, limits, memory, Some(keeper));
         let mut moved = 0;
-        let transferred = self.transfer(blob, partial.as_ref(), &mut workers, &mut moved).await;
+        let transferred = self.transfer(blob, past, &mut workers, &mut moved).await;
         let Workers { feed, mut built, .. } = workers;
         drop(feed);
         if transferred.is_err() {
@@ -170,15 +180,13 @@ impl Layer {
             // it notices that nothing comes any more and removes what it made
             let _ = (&mut built).await;
         }
-        let Some(partial) = partial else { return transferred };
-        let resumed = partial.length > 0;
         match &transferred {
             // before the sync, so that its bytes never have to reach the disk
-            Ok(_) => partial.remove(),
+            Ok(_) => partials.remove(digest),
             Err(error) if matches!(error.code(), ErrorCode::DigestMismatch | ErrorCode::InvalidImage) => {
-                partial.remove();
+                partials.remove(digest);
                 if resumed {
-                    log::info!(layer:% = self.descriptor.digest; "what was kept of it is damaged, beginning anew");
+                    log::info!(layer:% = digest; "what was kept of it is damaged, beginning anew");
                     return Box::pin(self.download_from(place)).await;
                 }
             }
@@ -188,97 +196,131 @@ impl Layer {
         transferred
     }
 
-    /// What an earlier download of a large layer left.
-    async fn partial(&self) -> Result<Option<Partial>, ImageError> {
+    /// What an earlier download left.
+    async fn kept(&self) -> Result<Option<Kept>, ImageError> {
         let (store, digest, size) = (self.puller.store.clone(), self.descriptor.digest, self.descriptor.size);
         blocking(move || {
-            store.partials.begin(digest, size).map_err(ImageError::disk("keep the beginning of", digest.to_string()))
+            store.partials.find(digest, size).map_err(ImageError::disk("read what was kept of", digest.to_string()))
         })
         .await
     }
 
-    /// Feeds what was kept; how much that was.
-    async fn feed_kept(&self, partial: &Partial, hasher: &mut Sha256, workers: &Workers) -> Result<u64, ImageError> {
-        let failed = || ImageError::disk("read the beginning of", self.descriptor.digest.to_string());
-        let file = partial.reader().map_err(failed())?;
-        let mut input = tokio::io::AsyncReadExt::take(tokio::fs::File::from_std(file), partial.length);
-        let mut fed = 0;
-        loop {
-            let mut buffer = workers.buffers.buffer().await;
+    /// Moves bytes from the registry to the workers, and compares their digest. `past` is what an earlier download
+    /// kept, in the middle of the blob.
+    async fn transfer(
+        &self,
+        mut blob: Blob,
+        past: Option<(u64, u64, io::Take<File>)>,
+        workers: &mut Workers,
+        moved: &mut u64,
+    ) -> Result<Built, ImageError> {
+        let mut moving = Moving { layer: self, workers, hasher: Sha256::new(), failure: None, filling: None, moved };
+        if let Some((start, end, input)) = past {
+            blob.stop_at(start);
+            moving.read_registry(&mut blob, None).await?;
+            moving.read_kept(input).await?;
+            blob.skip_to(end);
+            log::info!(layer:% = self.descriptor.digest, bytes = end - start; "going on where an earlier download ended");
+            // its copy is to have no gap
+            moving.read_registry(&mut blob, Some(Instant::now())).await?;
+        } else {
+            moving.read_registry(&mut blob, Some(Instant::now() + SLOW)).await?;
+        }
+        moving.end(&blob).await
+    }
+}
+
+/// A transfer under way.
+struct Moving<'a> {
+    layer: &'a Layer,
+    workers: &'a mut Workers,
+    hasher: Sha256,
+    /// Why the workers ended early.
+    failure: Option<SnapshotError>,
+    filling: Option<Buffer>,
+    moved: &'a mut u64,
+}
+
+impl Moving<'_> {
+    /// All that the registry gives; what comes from a certain time on is kept.
+    async fn read_registry(&mut self, blob: &mut Blob, keep_from: Option<Instant>) -> Result<(), ImageError> {
+        while let Some(piece) = blob.next().await? {
+            self.count(&piece);
+            let mut rest = &piece[..];
+            while !rest.is_empty() && self.failure.is_none() {
+                let mut buffer = match self.filling.take() {
+                    Some(buffer) => buffer,
+                    None => self.workers.buffers.buffer().await,
+                };
+                rest = buffer.take(rest);
+                if buffer.is_full() {
+                    self.send(buffer, keep_from.is_some_and(|from| Instant::now() >= from)).await?;
+                } else {
+                    self.filling = Some(buffer);
+                }
+            }
+        }
+        match self.filling.take() {
+            Some(last) if self.failure.is_none() => self.send(last, false).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn read_kept(&mut self, input: io::Take<File>) -> Result<(), ImageError> {
+        let failed = || ImageError::disk("read what was kept of", self.layer.descriptor.digest.to_string());
+        let wanted = input.limit();
+        let mut input = tokio::io::AsyncReadExt::take(tokio::fs::File::from_std(input.into_inner()), wanted);
+        while self.failure.is_none() {
+            let mut buffer = self.workers.buffers.buffer().await;
             let length = tokio::io::AsyncReadExt::read(&mut input, buffer.space()).await.map_err(failed())?;
             if length == 0 {
                 break;
             }
             buffer.add(length);
-            hasher.update(&buffer);
-            fed += length as u64;
-            self.progress.came(length);
-            if workers.feed.send(Feed::Kept(buffer.freeze())).await.is_err() {
-                break;
-            }
+            self.count(buffer.as_ref());
+            self.send(buffer, false).await?;
         }
-        log::info!(layer:% = self.descriptor.digest, bytes = fed; "going on where an earlier download ended");
-        Ok(fed)
+        Ok(())
     }
 
-    /// Moves bytes from the registry to the workers, and compares their digest.
-    async fn transfer(
-        &self,
-        mut blob: Blob,
-        partial: Option<&Partial>,
-        workers: &mut Workers,
-        moved: &mut u64,
-    ) -> Result<Built, ImageError> {
-        let failed = self.failed();
-        let mut failure = None;
-        let mut hasher = Sha256::new();
-        if let Some(partial) = partial.filter(|partial| partial.length > 0) {
-            let fed = self.feed_kept(partial, &mut hasher, workers).await?;
-            *moved += fed;
-            blob.skip_to(fed);
+    fn count(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.layer.progress.came(bytes.len());
+        *self.moved += bytes.len() as u64;
+    }
+
+    async fn send(&mut self, buffer: Buffer, keep: bool) -> Result<(), ImageError> {
+        let bytes = buffer.freeze();
+        if self.workers.feed.send(if keep { Feed::Keep(bytes) } else { Feed::Data(bytes) }).await.is_ok() {
+            return Ok(());
         }
-        let mut filling: Option<Buffer> = None;
-        while let Some(piece) = blob.next().await? {
-            hasher.update(&piece);
-            self.progress.came(piece.len());
-            *moved += piece.len() as u64;
-            let mut rest = &piece[..];
-            while !rest.is_empty() && failure.is_none() {
-                let mut buffer = match filling.take() {
-                    Some(buffer) => buffer,
-                    None => workers.buffers.buffer().await,
-                };
-                rest = buffer.take(rest);
-                if !buffer.is_full() {
-                    filling = Some(buffer);
-                } else if workers.feed.send(Feed::Data(buffer.freeze())).await.is_err() {
-                    let error = finished(workers).await.err().unwrap_or(SnapshotError::ShuttingDown);
-                    if error.code() != ErrorCode::InvalidImage {
-                        return Err(failed.with(error));
-                    }
-                    // if the rest shows that these are not the right bytes, that is the better explanation
-                    failure = Some(error);
-                }
-            }
+        let error = finished(self.workers).await.err().unwrap_or(SnapshotError::ShuttingDown);
+        if error.code() != ErrorCode::InvalidImage {
+            return Err(self.layer.failed().with(error));
         }
-        let actual = Digest::finish(hasher);
-        if actual != self.descriptor.digest {
+        // if the rest shows that these are not the right bytes, that is the better explanation
+        self.failure = Some(error);
+        Ok(())
+    }
+
+    /// Compares the digest and waits for the workers.
+    async fn end(self, blob: &Blob) -> Result<Built, ImageError> {
+        let layer = self.layer;
+        let actual = Digest::finish(self.hasher);
+        if actual != layer.descriptor.digest {
             return Err(ImageError::LayerDigest {
-                reference: self.reference.clone(),
+                reference: layer.reference.clone(),
                 registry: blob.registry().to_owned(),
-                expected: self.descriptor.digest,
+                expected: layer.descriptor.digest,
                 actual,
             });
         }
-        if let Some(error) = failure {
-            return Err(failed.with(error));
+        if let Some(error) = self.failure {
+            return Err(layer.failed().with(error));
         }
         // workers that are gone say why in their result
-        if let Some(last) = filling {
-            let _ = workers.feed.send(Feed::Data(last.freeze())).await;
-        }
-        let _ = workers.feed.send(Feed::End).await;
-        finished(workers).await.map_err(|error| failed.with(error))
+        let _ = self.workers.feed.send(Feed::End).await;
+        finished(self.workers).await.map_err(|error| layer.failed().with(error))
     }
 }
 

@@ -8,8 +8,7 @@
 //! Buffers come from one budget for all layers ([`crate::content::memory`]) and go back when they are read. Whoever
 //! needs an empty one waits, so a slow disk slows the download and memory stays what it is.
 
-use std::fs::File;
-use std::io::{self, BufRead, Read, Write as _};
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -25,7 +24,7 @@ use super::recipe::Recipe;
 use super::unpack::{self, Unpacked};
 use super::{SnapshotError, Snapshots};
 use crate::content::memory::{LayerMemory, Lease, Windows};
-use crate::content::{Digest, disk};
+use crate::content::{Digest, Keeper, disk};
 
 /// The buffers are counted where they are made, so these are never in the way.
 const PIECES: usize = 8;
@@ -35,8 +34,8 @@ const PIECES: usize = 8;
 pub(crate) enum Feed {
     /// Compressed bytes, in order.
     Data(Bytes),
-    /// The same, from what an earlier download kept.
-    Kept(Bytes),
+    /// The same, worth keeping in case that the daemon is killed.
+    Keep(Bytes),
     /// That was all. A channel that closes without it means that the download failed.
     End,
 }
@@ -78,18 +77,18 @@ impl Drop for Temporary {
 }
 
 impl Snapshots {
-    /// Starts the workers for one layer. What is fed as new is also added to `kept`.
+    /// Starts the workers for one layer. What is worth it is also added to `keeper`.
     pub(crate) fn start(
         &self,
         diff_id: Digest,
         limits: LayerLimits,
         memory: LayerMemory,
-        kept: Option<File>,
+        keeper: Option<Keeper>,
     ) -> Workers {
         let (feed, incoming) = mpsc::channel(PIECES);
         let (full, filled) = sync_channel(PIECES);
         let LayerMemory { compressed, uncompressed, windows } = memory;
-        tokio::task::spawn_blocking(move || decompress(incoming, kept, &full, &uncompressed, windows));
+        tokio::task::spawn_blocking(move || decompress(incoming, keeper, &full, &uncompressed, windows));
         let directory = disk::unique(self.temporary());
         let built = tokio::task::spawn_blocking(move || build(directory, filled, diff_id, limits));
         Workers { buffers: compressed, feed, built }
@@ -161,12 +160,12 @@ fn explain(error: ArchiveError) -> SnapshotError {
 /// First thread: finds out how the layer is compressed, from its first bytes because media types are often wrong.
 fn decompress(
     incoming: mpsc::Receiver<Feed>,
-    kept: Option<File>,
+    keeper: Option<Keeper>,
     full: &SyncSender<io::Result<Bytes>>,
     buffers: &Lease,
     windows: Windows,
 ) {
-    let mut input = Downloaded { incoming, kept, current: Bytes::new(), ended: false };
+    let mut input = Downloaded { incoming, keeper, position: 0, current: Bytes::new(), ended: false };
     let result = match input.magic() {
         Ok([0x1f, 0x8b, ..]) => pump(&mut MultiGzDecoder::new(&mut input), full, buffers),
         Ok(magic) if is_zstd(magic) => pump(&mut Frames::new(&mut input, windows), full, buffers),
@@ -216,7 +215,9 @@ fn forward(input: &mut Downloaded, full: &SyncSender<io::Result<Bytes>>) -> io::
 struct Downloaded {
     incoming: mpsc::Receiver<Feed>,
     /// Where a copy goes.
-    kept: Option<File>,
+    keeper: Option<Keeper>,
+    /// How much has come.
+    position: u64,
     current: Bytes,
     ended: bool,
 }
@@ -243,17 +244,17 @@ impl BufRead for Downloaded {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.current.is_empty() && !self.ended {
             match self.incoming.blocking_recv() {
-                Some(Feed::Kept(bytes)) => self.current = bytes,
-                Some(Feed::Data(bytes)) => {
-                    // without a copy it works as well, only not after a crash
-                    if self.kept.as_mut().is_some_and(|kept| kept.write_all(&bytes).is_err()) {
-                        self.kept = None;
+                Some(Feed::Data(bytes)) => self.current = bytes,
+                Some(Feed::Keep(bytes)) => {
+                    if let Some(keeper) = &mut self.keeper {
+                        keeper.add(self.position, &bytes);
                     }
                     self.current = bytes;
                 }
                 Some(Feed::End) => self.ended = true,
                 None => return Err(io::Error::other(SnapshotError::Stopped)),
             }
+            self.position += self.current.len() as u64;
         }
         Ok(&self.current)
     }

@@ -23,7 +23,7 @@ const FILE: u8 = 2;
 /// Pieces are collected up to this size.
 const PIECE: usize = 32 << 10;
 /// Headers repeat themselves within a short distance, and more would be memory for each layer on its way.
-const WINDOW_LOG: u32 = 17;
+const WINDOW_LOG: u32 = 15;
 const LEVEL: i32 = -1;
 /// A path in an archive, and extents of a sparse file: both were checked when they were written.
 const MAX_PATH: u64 = 8192;

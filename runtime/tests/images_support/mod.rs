@@ -288,6 +288,18 @@ pub fn files(entries: &[(&str, &[u8])]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
+/// What does not compress, so that it comes in many pieces.
+pub fn noise(size: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let bytes = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    bytes.flatten().take(size).collect()
+}
+
 /// An image with one small layer.
 pub fn small(content: &str) -> TestImage {
     TestImage::new(vec![Layer::gzip(files(&[("etc/content", content.as_bytes())]))])

@@ -52,6 +52,8 @@ impl Pace {
 pub(crate) struct Blob {
     whole: Whole,
     position: u64,
+    /// Up to here and no further, for now.
+    until: u64,
     response: Option<Response>,
     /// Bytes to drop because a server ignored the range.
     surplus: u64,
@@ -70,6 +72,7 @@ impl Blob {
         Blob {
             whole: Whole { session, place, digest, size },
             position: 0,
+            until: size,
             response: None,
             surplus: 0,
             breaks: 0,
@@ -81,10 +84,17 @@ impl Blob {
         }
     }
 
-    /// Goes on at a position that an earlier download reached.
+    /// Ends at a position after which an earlier download kept something.
+    pub(crate) fn stop_at(&mut self, position: u64) {
+        self.until = position.min(self.whole.size);
+    }
+
+    /// Goes on at the position where that ends.
     pub(crate) fn skip_to(&mut self, position: u64) {
         self.position = position.min(self.whole.size);
         self.last_break = self.position;
+        self.until = self.whole.size;
+        (self.response, self.parts) = (None, None);
     }
 
     /// Who is asked.
@@ -92,10 +102,10 @@ impl Blob {
         &self.whole.place.endpoint.host
     }
 
-    /// The next bytes, `None` after exactly the announced size.
+    /// The next bytes, `None` after exactly the announced size, or where it has to stop.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, RegistryError> {
         loop {
-            if self.position == self.whole.size {
+            if self.position == self.until {
                 self.response = None;
                 self.parts = None;
                 return Ok(None);
@@ -115,7 +125,7 @@ impl Blob {
 
     async fn next_of_parts(&mut self) -> Result<Option<Bytes>, Broken> {
         let Some(parts) = &mut self.parts else { return Ok(None) };
-        match parts.next(&self.whole, self.position).await {
+        match parts.next(&self.whole, self.position, self.until).await {
             Ok(piece) => {
                 self.position += piece.len() as u64;
                 Ok(Some(piece))
@@ -152,6 +162,10 @@ impl Blob {
                 if self.position > self.whole.size {
                     return Err(Broken::Over(self.too_large()));
                 }
+                // a server that gives more than it was asked for
+                let beyond = usize::try_from(self.position.saturating_sub(self.until)).unwrap_or(usize::MAX);
+                piece.truncate(piece.len().saturating_sub(beyond));
+                self.position = self.position.min(self.until);
                 self.judge().await.map_err(Broken::Over)?;
                 Ok(Some(piece))
             }
@@ -163,7 +177,7 @@ impl Blob {
     /// Looks at how the connection does: drops one that drips, and asks for parts where it is the bottleneck.
     async fn judge(&mut self) -> Result<(), RegistryError> {
         let (since, waited_before, from) = self.connected;
-        if self.position < self.whole.size && self.pace.drips(self.position, self.whole.session.stall()) {
+        if self.position < self.until && self.pace.drips(self.position, self.whole.session.stall()) {
             self.response = None;
             return self.pause(self.whole.session.stalled(&self.whole.place, self.whole.digest)).await;
         }
@@ -171,7 +185,7 @@ impl Blob {
             self.may_split = false;
             let waited = self.pace.waited.saturating_sub(waited_before);
             // most of the time nothing was there to be read: neither processor nor disk hold this up
-            if waited * 3 > since.elapsed() * 2 && self.whole.size - self.position > 2 * PART {
+            if waited * 3 > since.elapsed() * 2 && self.until - self.position > 2 * PART {
                 log::debug!(registry = self.registry(), blob:% = self.whole.digest; "asking for parts side by side");
                 self.response = None;
                 self.parts = Some(Parts::default());
@@ -200,7 +214,8 @@ impl Blob {
 
     async fn connect(&mut self) -> Result<(), RegistryError> {
         let path = format!("blobs/{}", self.whole.digest);
-        let from = (self.position > 0).then_some((self.position, None));
+        let last = (self.until < self.whole.size).then(|| self.until - 1);
+        let from = (self.position > 0 || last.is_some()).then_some((self.position, last));
         let response = self.whole.session.request(&self.whole.place, &path, None, from).await?;
         self.connected = (Instant::now(), self.pace.waited, self.position);
         let start = match response.status() {

@@ -54,13 +54,13 @@ pub(super) struct Whole {
 }
 
 impl Parts {
-    /// What comes at `position`. After an error, parts are asked for anew.
-    pub(super) async fn next(&mut self, whole: &Whole, position: u64) -> Result<Bytes, PartError> {
+    /// What comes at `position` of all that is wanted until `end`. After an error, parts are asked for anew.
+    pub(super) async fn next(&mut self, whole: &Whole, position: u64, end: u64) -> Result<Bytes, PartError> {
         loop {
             if let Some(piece) = self.current.pop_front() {
                 return Ok(piece);
             }
-            self.fill(whole, position);
+            self.fill(whole, position, end);
             let Some(part) = self.under_way.pop_front() else { return Err(PartError::NoRoom) };
             let came = part.task.await.unwrap_or(Err(PartError::Failed(RegistryError::Stopping)));
             match came {
@@ -74,14 +74,14 @@ impl Parts {
     }
 
     /// Starts as many parts as there is room for.
-    fn fill(&mut self, whole: &Whole, position: u64) {
+    fn fill(&mut self, whole: &Whole, position: u64, limit: u64) {
         while self.under_way.len() < PARTS {
             let start = self.under_way.back().map_or(position, |part| part.end);
-            if start >= whole.size {
+            if start >= limit {
                 return;
             }
             let Some(room) = whole.session.part() else { return };
-            let end = (start + PART).min(whole.size);
+            let end = (start + PART).min(limit);
             let task = AbortOnDropHandle::new(tokio::spawn(fetch(whole.clone(), room, start, end)));
             self.under_way.push_back(Part { end, task });
         }
