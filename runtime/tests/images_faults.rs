@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use images_support::proxy::{Answer, Proxy, status};
 use images_support::throttle::Throttle;
-use images_support::{Layer, Registry, TestImage, files, is_root, noise, leftovers, open, small};
+use images_support::{Layer, Registry, TestImage, files, is_root, leftovers, noise, open, small};
 use nodeagent_runtime::image::{ErrorCode, Images, ImagesConfig, MirrorConfig, PullFrom, RegistryConfig};
 
 fn large() -> TestImage {
