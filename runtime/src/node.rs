@@ -164,8 +164,19 @@ fn network_config(config: &Config) -> NetworkConfig {
         plugin_dirs: config.network.plugin_dirs.clone(),
         builtin: config.network.builtin,
         cache_dir: config.root.join("cni"),
+        table: table_name(&config.root),
         ..NetworkConfig::default()
     }
+}
+
+/// The usual daemon's table has the product's name; another one beside it, with a directory of its own, has its own.
+fn table_name(root: &Path) -> String {
+    use sha2::{Digest, Sha256};
+    if root == Config::default().root {
+        return "nodeagent".to_owned();
+    }
+    let digest = Sha256::digest(root.as_os_str().as_encoded_bytes());
+    digest.iter().take(4).fold("nodeagent-".to_owned(), |name, byte| format!("{name}{byte:02x}"))
 }
 
 fn host_facts(config: &Config, kernel: Kernel) -> Result<HostFacts, Precondition> {

@@ -20,7 +20,7 @@ pub fn find(daemon: &Daemon, ids: &[String], cgroup_parent: &str) -> Result<Vec<
     for folder in ["root", "state", "netns"] {
         files(&daemon.directory().join(folder), ids, &mut found)?;
     }
-    found.extend(firewall(ids)?);
+    found.extend(firewall(ids, &daemon.net().prefix())?);
     Ok(found)
 }
 
@@ -179,8 +179,13 @@ fn files(folder: &Path, ids: &[String], found: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Rules that name a pod: the portmap plugin writes ids into comments.
-fn firewall(ids: &[String]) -> Result<Vec<String>> {
+/// Rules that name a pod: the portmap plugin writes ids into comments, what is built in has the pods' addresses as elements.
+/// The network's own address, which ends with 0, stays in its chains.
+fn firewall(ids: &[String], prefix: &str) -> Result<Vec<String>> {
     let rules = run("nft", ["list", "ruleset"])?.ok("nft list ruleset")?;
-    Ok(rules.lines().filter(|line| ids.iter().any(|id| line.contains(id))).map(|line| format!("rule {line}")).collect())
+    let of_pod = |line: &str| {
+        let mut numbers = line.match_indices(prefix).filter_map(|(at, found)| line.get(at + found.len()..));
+        numbers.any(|rest| !rest.starts_with('0')) || ids.iter().any(|id| line.contains(id))
+    };
+    Ok(rules.lines().filter(|line| of_pod(line)).map(|line| format!("rule {line}")).collect())
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 /// Form of the records; a daemon reads those of all its predecessors.
@@ -43,11 +44,16 @@ pub struct Record {
     /// DEL was asked for and answered; what remains to be done waits for the kernel
     #[serde(default)]
     pub deleted: bool,
+    /// when the ADD began, in nanoseconds since 1970; of two pods with one host port the earlier has it
+    #[serde(default)]
+    pub added: u64,
 }
 
 impl Record {
     pub(super) fn new(by: By, pod: PodNetwork, list: ConfList) -> Self {
-        Self { format: FORMAT, by, pod, list, result: None, deleted: false }
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let added = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        Self { format: FORMAT, by, pod, list, result: None, deleted: false, added }
     }
 }
 
@@ -119,7 +125,7 @@ pub enum CacheError {
 }
 
 /// A directory with one file per sandbox.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Cache {
     directory: PathBuf,
 }

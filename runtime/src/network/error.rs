@@ -39,6 +39,9 @@ pub enum NetworkError {
         #[source]
         source: BridgeError,
     },
+    /// host ports of pods that are there could not be brought back
+    #[error("bring back the host ports of pods")]
+    Restore(#[source] BridgeError),
     /// a record says that the network was made by what is built in, but its configuration cannot have been
     #[error("network {network} on record is not one that is built in")]
     NotBuiltin {

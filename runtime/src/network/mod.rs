@@ -29,7 +29,7 @@ mod result;
 mod sandbox_locks;
 mod version;
 
-pub use builtin::{AddressError, BridgeError, SysctlError};
+pub use builtin::{AddressError, BridgeError, NatError, SysctlError};
 pub use cache::CacheError;
 pub use conf::ConfError;
 pub use conf_dir::NotReady;
@@ -40,7 +40,7 @@ pub use pod::{Bandwidth, Dns, INTERFACE, InvalidPod, PodNetwork, PortMapping};
 pub use result::ResultError;
 pub use version::{CniVersion, UnknownVersion};
 
-use builtin::BridgeNetwork;
+use builtin::{BridgeNetwork, nat::Nat};
 use cache::{By, Cache, Record};
 use chain::Chain;
 use conf::ConfList;
@@ -49,7 +49,12 @@ use releases::Releases;
 use result::AddResult;
 use sandbox_locks::{SandboxGuard, SandboxLocks};
 use serde_json::{Value, json};
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Arc, Once},
+    time::Duration,
+};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// How long an ADD waits for addresses of deleted pods when its pool is full.
@@ -66,6 +71,8 @@ pub struct NetworkConfig {
     pub cache_dir: PathBuf,
     /// the only network that counts, by its name; the first usable file when absent
     pub network: Option<String>,
+    /// name of the nftables tables with host ports and masquerading; no two daemons on a host may share one
+    pub table: String,
     /// bridge, host-local and portmap without processes, where a list and a pod ask for nothing else
     pub builtin: bool,
     /// time for all plugins of an ADD together
@@ -85,6 +92,7 @@ impl Default for NetworkConfig {
             plugin_dirs: vec!["/opt/cni/bin".into(), "/usr/libexec/cni".into()],
             cache_dir: "/var/lib/nodeagent/containers/cni".into(),
             network: None,
+            table: "nodeagent".to_owned(),
             builtin: true,
             // the kubelet waits 4 minutes for RunPodSandbox, and a failed ADD is followed by a DEL
             add_timeout: Duration::from_secs(120),
@@ -120,14 +128,20 @@ struct Inner {
     adding: Semaphore,
     deleting: Semaphore,
     releases: Releases,
+    nat: Arc<Nat>,
+    /// somebody hears of it when host ports are flushed
+    watched: Once,
 }
 
 impl Network {
     /// Touches nothing yet.
     pub fn new(config: NetworkConfig) -> Self {
+        let cache = Cache::new(config.cache_dir.clone());
         let inner = Inner {
             conf_dir: ConfDir::new(config.conf_dir.clone(), config.network.clone()),
-            cache: Cache::new(config.cache_dir.clone()),
+            nat: Arc::new(Nat::new(cache.clone(), config.table.clone())),
+            watched: Once::new(),
+            cache,
             locks: SandboxLocks::default(),
             adding: Semaphore::new(config.parallel.max(1)),
             deleting: Semaphore::new(config.parallel.max(1)),
@@ -204,7 +218,7 @@ impl Network {
             By::Exec => inner.chain(&record.list, inner.config.query_timeout).check(&record.pod, result).await,
             By::Builtin => {
                 let expected = AddResult::from_value(result.clone()).map_err(NetworkError::Recorded)?;
-                builtin::check(of_record(&record)?, &record, expected).await
+                builtin::check(of_record(&record)?, &record, Arc::clone(&inner.nat), expected).await
             }
         }
     }
@@ -245,6 +259,10 @@ impl Network {
                 first_error.get_or_insert(error);
             }
         }
+        match builtin::restore(Arc::clone(&inner.nat)).await {
+            Ok(()) => inner.watch_nat(),
+            Err(error) => drop(first_error.get_or_insert(error)),
+        }
         // without a usable configuration nobody is there to be asked
         if let Ok(list) = inner.usable_list() {
             let valid: Vec<_> = valid.iter().map(|id| json!({"containerID": id, "ifname": INTERFACE})).collect();
@@ -260,9 +278,11 @@ impl Inner {
     fn usable_list(&self) -> Result<Arc<ConfList>, NotReady> {
         let list = self.conf_dir.current()?;
         let directories = &self.config.plugin_dirs;
-        // what is built in needs no executable; what comes behind it does as soon as a pod asks for it
-        let built_in = usize::from(self.builtin(&list, &PodNetwork::default()).is_some());
-        let mut needed = list.plugins.iter().skip(built_in);
+        // what is built in needs no executable
+        let built_in = self.builtin(&list, &PodNetwork::default()).is_some();
+        let is_built_in = |place: usize, plugin| built_in && (place == 0 || builtin::is_built_in(plugin));
+        let needed = list.plugins.iter().enumerate().filter(|(place, plugin)| !is_built_in(*place, plugin));
+        let mut needed = needed.map(|(_, plugin)| plugin);
         if let Some(missing) = needed.find(|each| plugin::find(&each.kind, directories).is_none()) {
             return Err(NotReady::PluginMissing {
                 file: list.source.clone(),
@@ -309,6 +329,9 @@ impl Inner {
             let mut record = record;
             record.deleted = true;
             self.cache.store(&record)?;
+            if let Ok(network) = of_record(&record) {
+                builtin::close(&network, &record, Arc::clone(&self.nat)).await?;
+            }
             releases::later(self, record);
             return Ok(());
         }
@@ -326,7 +349,7 @@ impl Inner {
         let deadline = tokio::time::Instant::now() + RETURN_OF_ADDRESSES;
         let mut last = false;
         loop {
-            match builtin::add(network.clone(), record, Arc::clone(own)).await {
+            match builtin::add(network.clone(), record, Arc::clone(&self.nat), Arc::clone(own)).await {
                 Err(error) if builtin::is_exhausted(&error) && !last => {
                     match tokio::time::timeout_at(deadline, self.releases.progress()).await {
                         Ok(true) => {}
@@ -335,8 +358,18 @@ impl Inner {
                         Err(_) => return Err(error),
                     }
                 }
-                added => return added,
+                added => {
+                    self.watch_nat();
+                    return added;
+                }
             }
+        }
+    }
+
+    /// Once there are host ports, somebody has to hear of it when others flush them.
+    fn watch_nat(&self) {
+        if self.nat.is_used() {
+            self.watched.call_once(|| drop(tokio::spawn(builtin::nat::watch::watch(Arc::downgrade(&self.nat)))));
         }
     }
 
@@ -347,7 +380,7 @@ impl Inner {
             By::Exec => {
                 chain.del(&record.pod, record.result.as_ref(), netns::is_namespace(&record.pod.netns)).await?;
             }
-            By::Builtin => builtin::del(of_record(record)?, record, Arc::clone(own)).await?,
+            By::Builtin => builtin::del(of_record(record)?, record, Arc::clone(&self.nat), Arc::clone(own)).await?,
         }
         Ok(self.cache.remove(&record.pod.sandbox_id)?)
     }

@@ -5,6 +5,7 @@
 
 mod chains;
 mod cost;
+mod hostports;
 mod namespaces;
 mod node;
 mod oracle;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Mutex,
+    time::{Duration, Instant},
 };
 
 /// Interesting configurations of a bridge; `DIR` is the address store.
@@ -54,6 +55,11 @@ fn routes(arguments: &[&str]) -> Vec<Value> {
 fn seen(node: &Node, pod: &PodNetwork, result: &Value) -> Value {
     let name = pod.netns.file_name().unwrap().to_str().unwrap();
     let inside = &ip_json(&["-n", name, "addr", "show", "dev", "eth0"])[0];
+    // carriers come up in the background, some time after the ADD
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while ip_json(&["link", "show", "dev", "br0"])[0]["operstate"] != "UP" && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
     let bridge = &ip_json(&["addr", "show", "dev", "br0"])[0];
     let port_name = links().into_iter().find(|link| link.starts_with("veth")).unwrap();
     let port = &ip_json(&["link", "show", "dev", &port_name])[0];

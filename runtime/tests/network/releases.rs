@@ -49,7 +49,7 @@ fn a_namespace_that_somebody_keeps_loses_its_link() {
 fn a_small_pool_filled_and_emptied_over_and_over_gives_no_address_twice_and_loses_none() {
     isolated(|| async {
         let node = Node::new(By::Itself, "1.0.0", BRIDGE);
-        for round in 0..20 {
+        for round in 0..200 {
             let pods: Vec<_> = (0..5).map(|number| node.pod(&format!("r{round}p{number}"))).collect();
             // those of the round before are on their way back
             let added = futures_util::future::join_all(pods.iter().map(|pod| node.network.add(pod))).await;

@@ -104,10 +104,17 @@ fn enough(sprung: usize, steps: usize) -> Result<()> {
     Ok(())
 }
 
+/// A pod with a host port, so that its network is more than a link.
+fn mapped(node: &Node, step: Step) -> PodSandboxConfig {
+    let mapping =
+        PortMapping { protocol: Protocol::Tcp.into(), container_port: 80, host_port: 18090, host_ip: String::new() };
+    PodSandboxConfig { port_mappings: vec![mapping], ..node.pod(&name(step)) }
+}
+
 async fn run_pod(node: Shared) -> Result<()> {
     let (mut count, steps) = (0, steps(&["root/pods", "state/shims", "state/pods", "netns", "root/cni"], 2));
     for step in &steps {
-        let config = node.pod(&name(*step));
+        let config = mapped(&node, *step);
         let trap = trap(&node, *step).await?;
         let first = node.try_run(&config).await;
         let sprung = trap.sprung()?;
@@ -195,7 +202,7 @@ async fn remove_pod(node: Shared) -> Result<()> {
     let (mut count, steps) =
         (0, steps(&["root/pods", "state/shims", "state/pods", "netns", "root/cni", "root/containers"], 2));
     for step in &steps {
-        let config = node.pod(&name(*step));
+        let config = mapped(&node, *step);
         let pod = node.run(&config).await?;
         node.launch(&pod, &config, &idle("c", &image)).await?;
         let trap = trap(&node, *step).await?;

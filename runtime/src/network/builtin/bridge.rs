@@ -4,6 +4,7 @@ use super::{
     ThreadLost,
     conf::BridgeNetwork,
     host_local::{AddressError, Lease, Owner, Store},
+    nat::NatError,
     sysctl::{self, SysctlError},
 };
 use crate::network::{
@@ -63,6 +64,9 @@ pub enum BridgeError {
     /// the kernel refused
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// no host ports, or no masquerading
+    #[error(transparent)]
+    Nat(#[from] NatError),
     /// a kernel setting could not be changed
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
@@ -110,7 +114,13 @@ fn owner(pod: &PodNetwork) -> Owner<'_> {
     Owner { sandbox: &pod.sandbox_id, interface: INTERFACE }
 }
 
-pub(super) fn attach(network: &BridgeNetwork, pod: &PodNetwork, version: CniVersion) -> Result<Value, BridgeError> {
+/// `translate` is told the pod's addresses while the thread is still on the host.
+pub(super) fn attach(
+    network: &BridgeNetwork,
+    pod: &PodNetwork,
+    version: CniVersion,
+    translate: impl FnOnce(Vec<Prefix>) -> Result<(), NatError>,
+) -> Result<Value, BridgeError> {
     let mut host = Socket::open()?;
     let namespace =
         File::open(&pod.netns).map_err(|source| BridgeError::OpenNamespace { path: pod.netns.clone(), source })?;
@@ -136,6 +146,11 @@ pub(super) fn attach(network: &BridgeNetwork, pod: &PodNetwork, version: CniVers
         batch.set_hairpin(host_link.index);
         host.execute("let a bridge port send back", &batch)?;
     }
+    if network.snat && leases.iter().any(|lease| lease.ip.is_ipv4()) {
+        // the host's own clients of 127.0.0.1 cross the bridge, and the answers come back over it
+        sysctl::set(&format!("ipv4/conf/{}/route_localnet", network.bridge), "1")?;
+    }
+    translate(leases.iter().map(|lease| Prefix { ip: lease.ip, length: lease.prefix }).collect())?;
     // the thread stays in the pod's namespace and ends there; `host` was opened before and stays outside
     enter(&namespace, &pod.netns)?;
     let pod_link = configure(network, &leases)?;

@@ -1,7 +1,14 @@
 //! Which configurations the built-in plugins can do. They do everything of what they accept; a key that is not known
 //! here means the executable, which knows it.
 
-use super::super::{conf::ConfList, netlink::link::Prefix, pod::PodNetwork};
+use super::{
+    super::{
+        conf::{ConfList, Plugin},
+        netlink::link::Prefix,
+        pod::{PodNetwork, PortMapping},
+    },
+    nat::protocol,
+};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::{
@@ -12,6 +19,7 @@ use std::{
 /// Where host-local keeps addresses unless told otherwise.
 const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
 const DEFAULT_BRIDGE: &str = "cni0";
+const PORTMAP: &str = "portmap";
 /// Longest name of a link.
 const LINK_NAME: usize = 15;
 
@@ -30,6 +38,19 @@ pub(in crate::network) struct BridgeNetwork {
     pub(super) pools: Vec<Pool>,
     /// directory of the network's addresses
     pub(super) store: PathBuf,
+    /// what leaves the network gets the host's address
+    pub(super) masquerade: bool,
+    /// host ports that lead to the pod
+    pub(super) ports: Vec<PortMapping>,
+    /// clients of host ports in the pod's own network, and on the host's loopback, get the host's address
+    pub(super) snat: bool,
+}
+
+impl BridgeNetwork {
+    /// Whether links are not all: it has host ports or masquerading.
+    pub(super) fn wants_nat(&self) -> bool {
+        self.masquerade || !self.ports.is_empty()
+    }
 }
 
 /// A route for pods.
@@ -70,16 +91,30 @@ struct WrittenBridge {
     hairpin_mode: bool,
     #[serde(default)]
     mtu: u32,
+    #[serde(default)]
+    ip_masq: bool,
+    ip_masq_backend: Option<String>,
     // accepted where they say that nothing is wanted
     #[serde(default)]
     force_address: bool,
-    #[serde(default)]
-    ip_masq: bool,
     #[serde(default)]
     promisc_mode: bool,
     #[serde(default)]
     vlan: u32,
     ipam: WrittenIpam,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenPortmap {
+    #[serde(rename = "type")]
+    _kind: String,
+    #[serde(rename = "name", default)]
+    _name: Option<String>,
+    #[serde(rename = "cniVersion", default)]
+    _version: Option<String>,
+    snat: Option<bool>,
+    backend: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -113,16 +148,40 @@ struct WrittenRoute {
 /// The network of a list, if everything that the list and the pod ask for is built in.
 pub(in crate::network) fn supported(list: &ConfList, pod: &PodNetwork) -> Option<BridgeNetwork> {
     let (first, rest) = list.plugins.split_first()?;
-    let asks_nothing = rest.iter().all(|plugin| match plugin.kind.as_str() {
-        // the executable hands the result on when there are no ports to map
-        "portmap" => pod.port_mappings.is_empty(),
-        _ => false,
-    });
-    let runtime = pod.runtime_config(first);
-    if !asks_nothing || !runtime.is_empty() {
+    if !pod.runtime_config(first).is_empty() {
         return None;
     }
-    bridge(&list.name, &first.conf)
+    let mut network = bridge(&list.name, &first.conf)?;
+    let portmap = match rest {
+        [] => return Some(network),
+        [portmap] if portmap.kind == PORTMAP => portmap,
+        _ => return None,
+    };
+    // the executable hands the result on when there are no ports to map
+    if !pod.port_mappings.is_empty() && portmap.wants("portMappings") {
+        network.snat = snat(portmap)?;
+        network.ports.clone_from(&pod.port_mappings);
+    }
+    network.ports.iter().all(|port| protocol(&port.protocol).is_some()).then_some(network)
+}
+
+/// Whether pods need no executable for a plugin that comes after the bridge.
+pub(in crate::network) fn is_built_in(plugin: &Plugin) -> bool {
+    plugin.kind == PORTMAP && snat(plugin).is_some()
+}
+
+/// What `portmap` is told, if that is built in: whether it hides some clients behind the host's address.
+fn snat(plugin: &Plugin) -> Option<bool> {
+    let mut conf = plugin.conf.clone();
+    // what the pod uses of it was looked at before
+    conf.remove("capabilities");
+    let written = WrittenPortmap::deserialize(Value::Object(conf)).ok()?;
+    is_nftables(written.backend.as_deref()).then_some(written.snat.unwrap_or(true))
+}
+
+/// Later reference plugins can be told what to write rules with. We have one way.
+fn is_nftables(backend: Option<&str>) -> bool {
+    matches!(backend, None | Some("" | "nftables"))
 }
 
 fn bridge(network: &str, conf: &Map<String, Value>) -> Option<BridgeNetwork> {
@@ -141,7 +200,8 @@ fn bridge(network: &str, conf: &Map<String, Value>) -> Option<BridgeNetwork> {
     }
     conf.insert("ipam".to_owned(), Value::Object(ipam));
     let written = WrittenBridge::deserialize(Value::Object(conf)).ok()?;
-    let other = written.force_address || written.ip_masq || written.promisc_mode || written.vlan != 0;
+    let other = written.force_address || written.promisc_mode || written.vlan != 0;
+    let other = other || !is_nftables(written.ip_masq_backend.as_deref());
     if written.kind != "bridge" || written.ipam.kind != "host-local" || other {
         return None;
     }
@@ -163,6 +223,9 @@ fn bridge(network: &str, conf: &Map<String, Value>) -> Option<BridgeNetwork> {
         routes,
         pools,
         store: written.ipam.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()).join(network),
+        masquerade: written.ip_masq,
+        ports: Vec::new(),
+        snat: false,
     })
 }
 

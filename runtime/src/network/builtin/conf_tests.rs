@@ -38,6 +38,9 @@ fn defaults_are_those_of_the_reference_plugins() {
         routes: vec![],
         pools: vec![vec![v4], vec![v6]],
         store: "/var/lib/cni/networks/pods".into(),
+        masquerade: false,
+        ports: vec![],
+        snat: false,
     };
     assert_eq!(network, expected);
 }
@@ -68,7 +71,7 @@ fn whatever_is_not_known_is_left_to_the_executables() {
     };
     assert!(bridge("").is_some());
     for keys in [
-        r#""ipMasq":true,"#,
+        r#""ipMasq":true,"ipMasqBackend":"iptables","#,
         r#""forceAddress":true,"#,
         r#""promiscMode":true,"#,
         r#""vlan":7,"#,
@@ -107,15 +110,40 @@ fn pods_that_ask_for_more_than_an_address_are_left_to_the_executables() {
         r#"{"type":"bridge","capabilities":{"ips":true,"mac":true},"ipam":{"type":"host-local","subnet":"10.1.0.0/24"}},
         {"type":"portmap","capabilities":{"portMappings":true}}"#,
     );
-    let with_port = PodNetwork {
-        port_mappings: vec![PortMapping { host_port: 1, container_port: 1, protocol: "tcp".into(), host_ip: None }],
-        ..PodNetwork::default()
-    };
     let with_mac = PodNetwork { mac: Some("02:00:00:00:00:01".into()), ..PodNetwork::default() };
     let unused = Bandwidth { ingress_rate: 1, ingress_burst: 1, egress_rate: 1, egress_burst: 1 };
     let with_unused = PodNetwork { bandwidth: Some(unused), ..PodNetwork::default() };
     assert!(supported(&plain, &PodNetwork::default()).is_some());
     assert!(supported(&plain, &with_unused).is_some(), "no plugin would look at it");
-    assert!(supported(&plain, &with_port).is_none());
     assert!(supported(&plain, &with_mac).is_none());
+}
+
+#[test]
+fn masquerading_and_host_ports_are_built_in() {
+    let bridge = r#"{"type":"bridge","ipMasq":true,"ipam":{"type":"host-local","subnet":"10.1.0.0/24"}}"#;
+    assert!(accepted(bridge).unwrap().masquerade);
+    let port =
+        |protocol: &str| PortMapping { host_port: 80, container_port: 8080, protocol: protocol.into(), host_ip: None };
+    let pod = |protocol| PodNetwork { port_mappings: vec![port(protocol)], ..PodNetwork::default() };
+    let with = |portmap: &str| {
+        list(&format!(r#"{bridge},{{"type":"portmap","capabilities":{{"portMappings":true}}{portmap}}}"#))
+    };
+    for (keys, snat) in [("", true), (r#","snat":false"#, false), (r#","snat":true,"backend":"nftables""#, true)] {
+        let network = supported(&with(keys), &pod("sctp")).unwrap();
+        assert_eq!((network.ports.as_slice(), network.snat), (&[port("sctp")][..], snat), "{keys}");
+        assert!(is_built_in(&with(keys).plugins[1]), "{keys}");
+    }
+    for keys in [
+        r#","markMasqBit":3"#,
+        r#","externalSetMarkChain":"KUBE-MARK-MASQ""#,
+        r#","conditionsV4":["!","-d","192.0.2.0/24"]"#,
+        r#","backend":"iptables""#,
+    ] {
+        assert!(supported(&with(keys), &pod("tcp")).is_none(), "{keys}");
+        assert!(!is_built_in(&with(keys).plugins[1]), "{keys}");
+        assert!(supported(&with(keys), &PodNetwork::default()).is_some(), "{keys}: nothing to map");
+    }
+    assert!(supported(&with(""), &pod("icmp")).is_none());
+    let deaf = list(&format!(r#"{bridge},{{"type":"portmap"}}"#));
+    assert!(supported(&deaf, &pod("tcp")).unwrap().ports.is_empty(), "it would not be told of ports");
 }

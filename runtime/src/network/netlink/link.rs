@@ -217,6 +217,15 @@ impl Socket {
         }
     }
 
+    /// All addresses of this host.
+    pub(in crate::network) fn all_addresses(&mut self) -> Result<Vec<IpAddr>, NetlinkError> {
+        let mut batch = Batch::default();
+        batch.push(GETADDR, DUMP, &[0; 8], |_| {});
+        let mut found = Vec::new();
+        self.dump("list addresses", &batch, |payload| found.extend(parse_address(payload).map(|prefix| prefix.ip)))?;
+        Ok(found)
+    }
+
     /// All addresses of a link.
     pub(in crate::network) fn addresses(&mut self, index: u32) -> Result<Vec<Prefix>, NetlinkError> {
         let mut batch = Batch::default();

@@ -11,12 +11,15 @@ pub(in crate::network) const ACK: u16 = 0x4;
 pub(in crate::network) const EXCL: u16 = 0x200;
 pub(in crate::network) const CREATE: u16 = 0x400;
 pub(in crate::network) const DUMP: u16 = 0x300;
+pub(in crate::network) const APPEND: u16 = 0x800;
 
 /// Messages that are sent together, each of which is answered.
 #[derive(Debug, Default)]
 pub(in crate::network) struct Batch {
     bytes: Vec<u8>,
     count: u32,
+    /// where the last one begins
+    last: usize,
 }
 
 impl Batch {
@@ -29,6 +32,7 @@ impl Batch {
         body: impl FnOnce(&mut Attributes<'_>),
     ) {
         let start = self.bytes.len();
+        self.last = start;
         self.count += 1;
         self.bytes.extend([0; 4]);
         self.bytes.extend(kind.to_ne_bytes());
@@ -42,7 +46,15 @@ impl Batch {
         self.bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    /// Adds flags to the last request.
+    pub(super) fn flag_last(&mut self, flags: u16) {
+        let Some(field) = self.bytes.get_mut(self.last + 6..self.last + 8) else { return };
+        for (byte, more) in field.iter_mut().zip(flags.to_ne_bytes()) {
+            *byte |= more;
+        }
+    }
+
+    pub(in crate::network) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
@@ -72,6 +84,11 @@ impl Attributes<'_> {
 
     pub(in crate::network) fn u32(&mut self, kind: u16, value: u32) {
         self.bytes(kind, &value.to_ne_bytes());
+    }
+
+    /// A number as netfilter wants it: in the network's order, whatever the machine's.
+    pub(in crate::network) fn be32(&mut self, kind: u16, value: u32) {
+        self.bytes(kind, &value.to_be_bytes());
     }
 
     pub(in crate::network) fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Attributes<'_>)) {
@@ -107,6 +124,8 @@ fn pad(bytes: &mut Vec<u8>) {
 pub(in crate::network) struct Message<'a> {
     pub(in crate::network) kind: u16,
     pub(in crate::network) sequence: u32,
+    /// the socket that asked for it, or whose change it tells of
+    pub(in crate::network) port: u32,
     /// fixed part and attributes
     pub(in crate::network) payload: &'a [u8],
 }
@@ -117,9 +136,10 @@ pub(in crate::network) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Mes
         let length = usize::try_from(u32_at(bytes, 0)?).ok()?;
         let kind = u16_at(bytes, 4)?;
         let sequence = u32_at(bytes, 8)?;
+        let port = u32_at(bytes, 12)?;
         let payload = bytes.get(HEAD..length)?;
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Message { kind, sequence, payload })
+        Some(Message { kind, sequence, port, payload })
     })
 }
 

@@ -3,6 +3,7 @@
 pub(super) mod events;
 pub(super) mod link;
 pub(super) mod message;
+pub(super) mod netfilter;
 mod sys;
 
 use message::{Batch, messages, u32_at};
@@ -78,7 +79,7 @@ impl NetlinkError {
     }
 }
 
-/// A route netlink socket. It belongs to the network namespace of the thread that opened it, for as long as it lives.
+/// A netlink socket. It belongs to the network namespace of the thread that opened it, for as long as it lives.
 #[derive(Debug)]
 pub(super) struct Socket {
     descriptor: OwnedFd,
@@ -86,10 +87,14 @@ pub(super) struct Socket {
 }
 
 impl Socket {
+    /// For links, addresses and routes.
     pub(super) fn open() -> Result<Self, NetlinkError> {
-        let descriptor =
-            socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)
-                .map_err(NetlinkError::Open)?;
+        Self::open_for(SockProtocol::NetlinkRoute)
+    }
+
+    fn open_for(protocol: SockProtocol) -> Result<Self, NetlinkError> {
+        let descriptor = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
+            .map_err(NetlinkError::Open)?;
         bind(descriptor.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(NetlinkError::Open)?;
         setsockopt(&descriptor, ReceiveTimeout, &TimeVal::new(PATIENCE_SECONDS, 0)).map_err(NetlinkError::Open)?;
         Ok(Self { descriptor, buffer: vec![0; DATAGRAM] })
