@@ -73,7 +73,7 @@ impl Cgroups {
         Details { stats, processes, ..details }
     }
 
-    fn dir_of(&self, path: &CgroupPath, controller: &str) -> PathBuf {
+    pub(super) fn dir_of(&self, path: &CgroupPath, controller: &str) -> PathBuf {
         let Layout::V1 { hierarchies } = &self.layout else { return PathBuf::new() };
         let found = hierarchies.iter().find(|hierarchy| hierarchy.has(controller));
         found.map(|hierarchy| path.under(&hierarchy.mountpoint)).unwrap_or_default()

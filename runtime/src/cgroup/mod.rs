@@ -10,6 +10,7 @@ mod device_filter;
 mod file;
 mod layout;
 mod path;
+mod present;
 mod remove;
 mod resources;
 mod stats;
@@ -27,6 +28,7 @@ pub use details::{Details, Device};
 pub use device::DeviceRule;
 pub use layout::{Hierarchy, Layout};
 pub use path::CgroupPath;
+pub use present::Limited;
 pub use resources::Resources;
 pub use stats::Stats;
 

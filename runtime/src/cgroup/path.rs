@@ -47,6 +47,12 @@ impl CgroupPath {
         &self.parent
     }
 
+    /// The parent itself; none at the root.
+    pub fn of_pod(&self) -> Option<Self> {
+        let (parent, name) = self.parent.rsplit_once('/').unwrap_or(("", &self.parent));
+        (!name.is_empty()).then(|| CgroupPath { parent: parent.to_owned(), name: name.to_owned() })
+    }
+
     /// The own name.
     pub fn name(&self) -> &str {
         &self.name

@@ -74,7 +74,7 @@ fn selects(selector: &Labels, labels: &Labels) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use nodeagent_cri_api::{PodSandboxConfig, PodSandboxStateValue};
+    use nodeagent_cri_api::{PodSandboxConfig, PodSandboxStateValue, UpdatePodSandboxResourcesRequest};
 
     use super::*;
     use crate::cgroup::{Cgroups, Driver, Layout};
@@ -95,6 +95,7 @@ mod tests {
             netns: None,
             network_owed: false,
             ips: Vec::new(),
+            resized: UpdatePodSandboxResourcesRequest::default(),
         }
     }
 

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use nodeagent_cri_api::{
-    ListPodSandboxRequest, ListPodSandboxResponse, PodSandbox, PodSandboxFilter, PodSandboxStatusRequest,
-    PodSandboxStatusResponse, StreamPodSandboxesRequest, StreamPodSandboxesResponse,
+    LinuxContainerResources, ListPodSandboxRequest, ListPodSandboxResponse, PodSandbox, PodSandboxFilter,
+    PodSandboxStatusRequest, PodSandboxStatusResponse, StreamPodSandboxesRequest, StreamPodSandboxesResponse,
 };
 use serde_json::json;
 use tonic::Status;
@@ -28,6 +28,7 @@ pub(super) async fn pod_sandbox_status(
 
 fn info(view: &PodView) -> HashMap<String, String> {
     let sandbox = &view.sandbox;
+    let (overhead, resources) = sandbox.resources();
     let shown = json!({
         "sandboxID": sandbox.id,
         "pid": sandbox.shim_pid,
@@ -35,9 +36,23 @@ fn info(view: &PodView) -> HashMap<String, String> {
         "cgroup": sandbox.cgroup.to_string(),
         "supervisorConnected": view.shim.is_some(),
         "networkRemovalOwed": sandbox.network_owed && !sandbox.ready(),
+        "overhead": overhead.map(limits),
+        "resources": resources.map(limits),
         "containers": view.containers.iter().map(|container| &container.record.id).collect::<Vec<_>>(),
     });
     HashMap::from([("info".to_owned(), shown.to_string())])
+}
+
+/// Limits under the names that the protocol gives them, without those that were not said.
+fn limits(of: &LinuxContainerResources) -> serde_json::Value {
+    let numbers = [
+        ("cpu_period", of.cpu_period),
+        ("cpu_quota", of.cpu_quota),
+        ("cpu_shares", of.cpu_shares),
+        ("memory_limit_in_bytes", of.memory_limit_in_bytes),
+        ("memory_swap_limit_in_bytes", of.memory_swap_limit_in_bytes),
+    ];
+    numbers.into_iter().filter(|(_, value)| *value != 0).map(|(name, value)| (name.to_owned(), json!(value))).collect()
 }
 
 fn list(cri: &Cri, filter: Option<PodSandboxFilter>) -> Vec<PodSandbox> {

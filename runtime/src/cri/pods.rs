@@ -36,11 +36,12 @@ pub(super) async fn remove_pod_sandbox(
     Ok(RemovePodSandboxResponse {})
 }
 
-/// Kubelet sizes the pod's cgroup itself, and there is no process of ours in it that would have to follow.
+/// Kubelet resizes a pod in place: it has sized the pod's cgroup itself, and tells what it comes to.
 pub(super) async fn update_pod_sandbox_resources(
     cri: &Cri,
     request: UpdatePodSandboxResourcesRequest,
 ) -> Result<UpdatePodSandboxResourcesResponse, Status> {
-    cri.pod(&request.pod_sandbox_id)?;
+    let pod = cri.pod(&request.pod_sandbox_id)?;
+    pod.resize(request).await.map_err(status::pod)?;
     Ok(UpdatePodSandboxResourcesResponse {})
 }

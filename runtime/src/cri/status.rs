@@ -43,7 +43,7 @@ fn pod_code(error: &PodError) -> Code {
     match error {
         PodError::NotFound { .. } => Code::NotFound,
         PodError::Invalid(_) | PodError::Handler(_) => Code::InvalidArgument,
-        PodError::NotReady { .. } => Code::FailedPrecondition,
+        PodError::NotReady { .. } | PodError::Busy { .. } => Code::FailedPrecondition,
         PodError::Cgroup { source, .. } => cgroup_code(source),
         PodError::Shim { source, .. } => shim_code(source),
         PodError::Network { .. } | PodError::Stopping => Code::Unavailable,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nodeagent_cri_api::LinuxContainerResources;
+use nodeagent_cri_api::{LinuxContainerResources, UpdatePodSandboxResourcesRequest};
 use nodeagent_shim::protocol::LaunchSpec;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -29,6 +29,8 @@ pub(super) enum Command {
     Remove { id: String, reply: ContainerReply },
     /// Change one's limits.
     Update { id: String, resources: Box<LinuxContainerResources>, reply: ContainerReply },
+    /// Change the limits of the whole.
+    Resize { asked: Box<UpdatePodSandboxResourcesRequest>, reply: PodReply },
     /// Stop all, leave the network.
     StopPod { reply: PodReply },
     /// Stop, and remove everything.
@@ -74,6 +76,16 @@ impl PodHandle {
     pub async fn update(&self, id: &str, resources: LinuxContainerResources) -> Result<(), ContainerError> {
         let resources = Box::new(resources);
         self.container(|reply| Command::Update { id: id.to_owned(), resources, reply }, Some(id)).await
+    }
+
+    /// Changes the limits of the whole pod.
+    pub async fn resize(&self, asked: UpdatePodSandboxResourcesRequest) -> Result<(), PodError> {
+        let id = asked.pod_sandbox_id.clone();
+        let (reply, answer) = oneshot::channel();
+        let gone = || PodError::NotFound { id: id.clone() };
+        let command = Command::Resize { asked: Box::new(asked), reply };
+        self.commands.send(command).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?.map_err(PodError::Shared)
     }
 
     /// Stops the pod.

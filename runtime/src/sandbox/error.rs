@@ -33,6 +33,12 @@ pub enum PodError {
         /// The pod.
         id: String,
     },
+    /// Its limits are just being changed.
+    #[error("sandbox {id} is being resized by another call")]
+    Busy {
+        /// The pod.
+        id: String,
+    },
     /// No random numbers.
     #[error("cannot make an identifier")]
     Id(#[source] io::Error),

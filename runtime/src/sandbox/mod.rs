@@ -13,6 +13,7 @@ mod flight;
 mod pods;
 mod record;
 mod recover;
+mod resize;
 mod setup;
 mod shim;
 mod task;

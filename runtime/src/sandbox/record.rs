@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use nodeagent_cri_api::{NamespaceMode, NamespaceOption, PodSandboxConfig};
+use nodeagent_cri_api::{
+    LinuxContainerResources, NamespaceMode, NamespaceOption, PodSandboxConfig, UpdatePodSandboxResourcesRequest,
+};
 use nodeagent_shim::protocol::IdMaps;
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +78,9 @@ pub struct SandboxRecord {
     /// Addresses, the primary one first.
     #[serde(default)]
     pub ips: Vec<IpAddr>,
+    /// The limits it was given later; those of its configuration stay there.
+    #[serde(default, with = "as_base64")]
+    pub resized: UpdatePodSandboxResourcesRequest,
 }
 
 impl SandboxRecord {
@@ -97,6 +102,13 @@ impl SandboxRecord {
     /// Where its containers' cgroups go.
     pub fn cgroup_parent(&self) -> &str {
         self.config.linux.as_ref().map_or("", |linux| linux.cgroup_parent.as_str())
+    }
+
+    /// What it takes beside its containers, and what these may use together, as last said.
+    pub fn resources(&self) -> (Option<&LinuxContainerResources>, Option<&LinuxContainerResources>) {
+        let linux = self.config.linux.as_ref();
+        let first = (linux.and_then(|linux| linux.overhead.as_ref()), linux.and_then(|linux| linux.resources.as_ref()));
+        (self.resized.overhead.as_ref().or(first.0), self.resized.resources.as_ref().or(first.1))
     }
 
     /// Whether containers may be made in it.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nodeagent_cri_api::{LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig};
+use nodeagent_cri_api::{LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig, UpdatePodSandboxResourcesRequest};
 use nodeagent_shim::protocol::PodSetup;
 use tokio::sync::mpsc;
 
@@ -113,6 +113,7 @@ fn plan(environment: &Shared, config: PodSandboxConfig, handler: String) -> Resu
         netns,
         network_owed: false,
         ips: Vec::new(),
+        resized: UpdatePodSandboxResourcesRequest::default(),
     })
 }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nodeagent_cri_api::UpdatePodSandboxResourcesRequest;
 use nodeagent_shim::protocol::{ContainerState, Event, LaunchSpec};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -11,7 +12,7 @@ use tokio::task::JoinSet;
 use super::command::{Command, PodHandle, PodReply, QUEUE};
 use super::pods::Table;
 use super::shim::ShimEvent;
-use super::{PodError, PodView, SandboxRecord, SandboxState, Shared, Shim, Started, setup, teardown};
+use super::{PodError, PodView, SandboxRecord, SandboxState, Shared, Shim, Started, resize, setup, teardown};
 use crate::cgroup::CgroupPath;
 use crate::container::{ContainerError, ContainerRecord};
 use crate::events::EventKind;
@@ -49,6 +50,8 @@ enum Done {
     Removed { id: String, result: Result<(), ContainerError> },
     /// A container has other limits.
     Updated { id: String, result: Result<member::Updated, ContainerError> },
+    /// The pod has other limits, or not.
+    Resized { asked: Box<UpdatePodSandboxResourcesRequest>, result: Result<(), PodError> },
     /// The pod's processes are dead and its network is down, or not.
     PodStopped { network: Result<(), PodError> },
     /// Another attempt at its network.
@@ -68,6 +71,7 @@ struct Pod {
     shim_events: Option<mpsc::Receiver<ShimEvent>>,
     view: watch::Sender<Arc<PodView>>,
     work: JoinSet<Done>,
+    resizing: Option<PodReply>,
     stopping: bool,
     stop_waiters: Vec<PodReply>,
     removing: bool,
@@ -95,6 +99,7 @@ pub(super) fn spawn(environment: Shared, table: Arc<Table>, beginning: Beginning
         shim_events,
         view,
         work: JoinSet::new(),
+        resizing: None,
         stopping: false,
         stop_waiters: Vec::new(),
         removing: false,
@@ -156,6 +161,7 @@ impl Pod {
             Command::Stop { id, deadline, reply } => self.stop_container(&id, deadline, reply),
             Command::Remove { id, reply } => self.remove_container(&id, reply),
             Command::Update { id, resources, reply } => self.update(&id, *resources, reply),
+            Command::Resize { asked, reply } => self.resize(*asked, reply),
             Command::StopPod { reply } => {
                 self.stop_waiters.push(reply);
                 self.stop();
@@ -182,6 +188,7 @@ impl Pod {
             Done::Stopped { id, result } => self.stopped_container(&id, result),
             Done::Removed { id, result } => self.removed_container(&id, result),
             Done::Updated { id, result } => self.updated(&id, result),
+            Done::Resized { asked, result } => self.resized(*asked, result),
             Done::PodStopped { network } => self.stopped(network),
             Done::NetworkRetried { network, pause } => {
                 self.network_retried(network, pause);
@@ -215,6 +222,34 @@ impl Pod {
         if let Err(error) = setup::save(&self.environment, &self.record) {
             // memory is right; a daemon started now would find out from the shim
             log::error!(id = self.record.id.as_str(); "{}", chain(&error));
+        }
+    }
+
+    fn resize(&mut self, asked: UpdatePodSandboxResourcesRequest, reply: PodReply) {
+        let id = || self.record.id.clone();
+        let refused = match () {
+            () if !self.record.ready() => PodError::NotReady { id: id() },
+            () if self.resizing.is_some() => PodError::Busy { id: id() },
+            () => {
+                self.resizing = Some(reply);
+                let (environment, record) = (Arc::clone(&self.environment), Arc::clone(&self.record));
+                self.work.spawn(async move {
+                    let result = resize::resize(&environment, &record, &asked).await;
+                    Done::Resized { asked: Box::new(asked), result }
+                });
+                return;
+            }
+        };
+        let _ = reply.send(Err(Arc::new(refused)));
+    }
+
+    fn resized(&mut self, asked: UpdatePodSandboxResourcesRequest, result: Result<(), PodError>) {
+        if result.is_ok() {
+            self.change(|record| record.resized = asked);
+            self.publish();
+        }
+        if let Some(waiter) = self.resizing.take() {
+            let _ = waiter.send(result.map_err(Arc::new));
         }
     }
 

@@ -16,6 +16,7 @@ pub fn add(suite: &mut Suite) {
     suite.add("sandbox: a web server in a pod answers on the pod's address", web_server);
     suite.add("sandbox: pods reach each other by their addresses", neighbours);
     suite.add("sandbox: a mapped host port leads to the pod", host_port);
+    suite.add("sandbox: a resized pod has its limits in its cgroup and in its status, all of them or none", resized);
     suite.add("sandbox: status has what was asked for, and the address", status);
     suite.add("sandbox: lists filter by id, state and labels, newest first", lists);
     suite.add("sandbox: hostname, DNS and sysctls are those of the configuration", environment);
@@ -373,5 +374,78 @@ async fn netns_gone(node: Shared) -> Result<()> {
     node.remove_pod(&pod).await.context("remove")?;
     let left = leaks::cgroups(node.cgroup_parent())?;
     ensure!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+async fn resized(node: Shared) -> Result<()> {
+    let mut config = node.pod("resized");
+    // kubelet's part: the pod's own cgroup, with limits
+    let parent = format!("{}/kubepod", node.cgroup_parent());
+    if let Some(linux) = config.linux.as_mut() {
+        linux.cgroup_parent.clone_from(&parent);
+    }
+    let pod = node.run(&config).await?;
+    let limits = |cpu_shares, cpu_quota, memory_limit_in_bytes| {
+        Some(LinuxContainerResources {
+            cpu_shares,
+            cpu_quota,
+            cpu_period: 100_000,
+            memory_limit_in_bytes,
+            ..Default::default()
+        })
+    };
+    let resize = |resources, overhead| {
+        let request = UpdatePodSandboxResourcesRequest { pod_sandbox_id: pod.clone(), overhead, resources };
+        let mut client = node.cri().runtime;
+        async move { client.update_pod_sandbox_resources(request).await }
+    };
+    let unknown = UpdatePodSandboxResourcesRequest { pod_sandbox_id: "0".repeat(64), ..Default::default() };
+    let code = node.cri().runtime.update_pod_sandbox_resources(unknown).await.err().map(|status| status.code());
+    ensure!(code == Some(Code::NotFound), "an unknown pod: {code:?}");
+    let place =
+        |controller: &str| std::path::Path::new("/sys/fs/cgroup").join(controller).join(parent.trim_matches('/'));
+    let v1 = place("memory").is_dir();
+    let file = |name: &str| match (v1, name) {
+        (true, "shares") => place("cpu").join("cpu.shares"),
+        (true, "quota") => place("cpu").join("cpu.cfs_quota_us"),
+        (true, _) => place("memory").join("memory.limit_in_bytes"),
+        (false, "shares") => place("").join("cpu.weight"),
+        (false, "quota") => place("").join("cpu.max"),
+        (false, _) => place("").join("memory.max"),
+    };
+    let read = |name: &str| {
+        let path = file(name);
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok::<_, anyhow::Error>(text.split_whitespace().next().unwrap_or_default().to_owned())
+    };
+    if node.daemon().is_none() {
+        resize(limits(512, 50_000, 64 << 20), None).await?;
+        return Ok(());
+    }
+    // a pod without limits keeps having none, whatever its limited containers add up to
+    let before = read("memory")?;
+    resize(limits(512, 50_000, 64 << 20), limits(100, 10_000, 1 << 20)).await?;
+    ensure!(read("memory")? == before, "memory was limited: {}", read("memory")?);
+    ensure!(read("shares")? == if v1 { "612" } else { "67" }, "shares: {}", read("shares")?);
+    for (name, value) in [("memory", (256 << 20).to_string()), ("quota", "90000".to_owned())] {
+        std::fs::write(file(name), value).with_context(|| format!("limit {name}"))?;
+    }
+    resize(limits(512, 50_000, 64 << 20), limits(100, 10_000, 1 << 20)).await?;
+    ensure!(read("memory")? == (65 << 20).to_string(), "memory: {}", read("memory")?);
+    ensure!(read("quota")? == "60000", "quota: {}", read("quota")?);
+    // less quota than the kernel takes: nothing of it holds
+    let refused = resize(limits(700, 1, 128 << 20), None).await;
+    ensure!(refused.is_err(), "a quota of one microsecond was taken");
+    ensure!(read("memory")? == (65 << 20).to_string(), "memory after a refusal: {}", read("memory")?);
+    ensure!(read("quota")? == "60000", "quota after a refusal: {}", read("quota")?);
+    ensure!(read("shares")? == if v1 { "612" } else { "67" }, "shares after a refusal: {}", read("shares")?);
+    let request = PodSandboxStatusRequest { pod_sandbox_id: pod.clone(), verbose: true };
+    let info = node.cri().runtime.pod_sandbox_status(request).await?.into_inner().info;
+    let info = info.get("info").context("no info")?;
+    ensure!(info.contains(r#""memory_limit_in_bytes":67108864"#) && info.contains(r#""cpu_shares":100"#), "{info}");
+    node.stop_pod(&pod).await?;
+    let code = resize(limits(512, 50_000, 64 << 20), None).await.err().map(|status| status.code());
+    ensure!(code == Some(Code::FailedPrecondition), "a stopped pod: {code:?}");
+    node.remove_pod(&pod).await?;
     Ok(())
 }

@@ -55,6 +55,7 @@ fn fixture() -> Fixture {
         netns: None,
         network_owed: false,
         ips: Vec::new(),
+        resized: nodeagent_cri_api::UpdatePodSandboxResourcesRequest::default(),
     };
     let security_context = LinuxContainerSecurityContext { namespace_options: Some(own_pid()), ..Default::default() };
     let linux = LinuxContainerConfig { security_context: Some(security_context), ..Default::default() };
