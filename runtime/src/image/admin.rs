@@ -7,13 +7,14 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,7 +27,9 @@ const MAX_REQUEST: u64 = 64 << 10;
 const MAX_EVENT: u64 = 16 << 20;
 /// How often progress is told.
 const EVERY: Duration = Duration::from_millis(100);
-/// After a failed accept: out of descriptors, most likely.
+/// Clients at a time; others wait in the backlog.
+const CLIENTS: usize = 32;
+/// When there are no descriptors, not even the one that is kept for that: nothing tells when there are some again.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What to do.
@@ -172,31 +175,57 @@ pub fn serve(images: Images, socket: &Path, stop: CancellationToken) -> io::Resu
     let socket = socket.to_owned();
     Ok(async move {
         let tasks = TaskTracker::new();
-        loop {
-            // cancel safety: a connection that was not accepted yet stays in the backlog
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = stop.cancelled() => break,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    let images = images.clone();
-                    tasks.spawn(async move {
-                        if let Err(error) = answer(&images, stream).await {
-                            log::debug!("a client of the image socket went away: {error}");
-                        }
-                    });
+        let mut door = Door { listener, places: Arc::new(Semaphore::new(CLIENTS)), spare: spare() };
+        // cancel safety: a connection that was not accepted yet stays in the backlog
+        while let Some((stream, place)) = stop.run_until_cancelled(door.next()).await.flatten() {
+            let images = images.clone();
+            tasks.spawn(async move {
+                if let Err(error) = answer(&images, stream).await {
+                    log::debug!("a client of the image socket went away: {error}");
                 }
-                Err(error) => {
-                    log::warn!("cannot accept on the image socket: {error}");
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
+                drop(place);
+            });
         }
         let _ = std::fs::remove_file(&socket);
         // whoever waits for a pull is told when the pulls are stopped
         tasks.close();
     })
+}
+
+/// Where clients come in.
+struct Door {
+    listener: UnixListener,
+    places: Arc<Semaphore>,
+    /// A descriptor for the moment at which there is no other: enough to take a client and tell it by hanging up,
+    /// instead of letting it wait for nobody knows what.
+    spare: Option<std::fs::File>,
+}
+
+fn spare() -> Option<std::fs::File> {
+    std::fs::File::open("/dev/null").ok()
+}
+
+impl Door {
+    /// The next client and its place; `None` when nobody can come any more.
+    async fn next(&mut self) -> Option<(UnixStream, OwnedSemaphorePermit)> {
+        let place = self.places.clone().acquire_owned().await.ok()?;
+        loop {
+            let error = match self.listener.accept().await {
+                Ok((stream, _)) => return Some((stream, place)),
+                Err(error) => error,
+            };
+            log::warn!("cannot accept on the image socket: {error}");
+            if matches!(error.raw_os_error(), Some(libc::ECONNABORTED | libc::EINTR)) {
+                continue;
+            }
+            if self.spare.take().is_some() {
+                drop(self.listener.accept().await);
+            } else {
+                tokio::time::sleep(PAUSE).await;
+            }
+            self.spare = spare();
+        }
+    }
 }
 
 async fn answer(images: &Images, stream: UnixStream) -> io::Result<()> {

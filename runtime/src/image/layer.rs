@@ -109,8 +109,8 @@ impl Layer {
         let settled = blocking({
             let (store, failed) = (store.clone(), failed.clone());
             move || {
-                if settled.is_some() {
-                    store.snapshots.sync().map_err(|error| failed.with(error))?;
+                if let Some(settled) = &settled {
+                    store.snapshots.sync(&[settled]).map_err(|error| failed.with(error))?;
                 }
                 Ok(settled)
             }

@@ -51,9 +51,8 @@ use store::Store;
 use tasks::Tasks;
 use usage::ContainerUsage;
 
-/// How long another process, a command or a daemon that stops, may still have the store, and how often that is looked at.
+/// How long another process, a command or a daemon that stops, may still have the store.
 const LOCK_TIME: Duration = Duration::from_secs(10);
-const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
 /// All images of this node. Clones share one store.
 #[derive(Clone, Debug)]
@@ -72,16 +71,8 @@ struct Inner {
 impl Images {
     /// Opens the store under `config.root`, dropping what a crash left unfinished.
     pub async fn open(config: ImagesConfig) -> Result<Images, ImageError> {
-        let deadline = tokio::time::Instant::now() + LOCK_TIME;
-        let store = loop {
-            let root = config.root.clone();
-            match blocking(move || Store::open(&root)).await {
-                Err(ImageError::Locked { .. }) if tokio::time::Instant::now() < deadline => {
-                    tokio::time::sleep(LOCK_AGAIN).await;
-                }
-                opened => break Arc::new(opened?),
-            }
-        };
+        let root = config.root.clone();
+        let store = Arc::new(blocking(move || Store::open(&root, LOCK_TIME)).await?);
         let container_usage = ContainerUsage::new(store.containers_directory());
         let puller = Arc::new(Puller::new(config, store.clone()));
         Ok(Images { inner: Arc::new(Inner { store, puller, tasks: Tasks::default(), container_usage }) })

@@ -129,14 +129,15 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Opens everything below `root` and drops what a crash left unfinished.
-    pub(crate) fn open(root: &Path) -> Result<Store, ImageError> {
+    /// Opens everything below `root` and drops what a crash left unfinished. Another process that has the store, a
+    /// command or a daemon that stops, is waited for so long.
+    pub(crate) fn open(root: &Path, wait: Duration) -> Result<Store, ImageError> {
         let temporary = root.join("tmp");
         let directory = root.join("images");
         for path in [&temporary, &directory] {
             std::fs::create_dir_all(path).map_err(ImageError::disk("create", path))?;
         }
-        let lock = lock(root)?;
+        let lock = lock(root, wait)?;
         let unfinished = std::fs::read_dir(&temporary).map_err(ImageError::disk("list", &temporary))?;
         for entry in unfinished.flatten() {
             log::info!(path:% = entry.path().display(); "dropping what was not finished");
@@ -324,14 +325,34 @@ impl Store {
 }
 
 /// Takes the store for this process.
-fn lock(root: &Path) -> Result<Flock<File>, ImageError> {
+fn lock(root: &Path, wait: Duration) -> Result<Flock<File>, ImageError> {
     let path = root.join("lock");
     let file = File::options().write(true).create(true).truncate(false).open(&path);
     let file = file.map_err(ImageError::disk("open", &path))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-        Errno::EWOULDBLOCK => ImageError::Locked { path },
-        error => ImageError::disk("lock", path)(error.into()),
-    })
+    let failed = |error| ImageError::disk("lock", &path)(error);
+    let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => return Ok(lock),
+        Err((file, Errno::EWOULDBLOCK)) => file,
+        Err((_, error)) => return Err(failed(error.into())),
+    };
+    // the kernel has no wait with an end: the thread stays until the lock is free, and when nobody wants it any more by
+    // then, it is let go with the message that nobody takes
+    let (got, waiting) = std::sync::mpsc::sync_channel(1);
+    let waiter = move || {
+        let mut file = file;
+        let locked = loop {
+            match Flock::lock(file, FlockArg::LockExclusive) {
+                Err((again, Errno::EINTR)) => file = again,
+                other => break other.map_err(|(_, error)| error),
+            }
+        };
+        let _ = got.send(locked);
+    };
+    std::thread::Builder::new().name("image lock".to_owned()).spawn(waiter).map_err(&failed)?;
+    match waiting.recv_timeout(wait) {
+        Ok(locked) => locked.map_err(|error| failed(error.into())),
+        Err(_) => Err(ImageError::Locked { path }),
+    }
 }
 
 /// Reads all records. An image whose layers are not all here is not listed, so that the next pull repairs it.

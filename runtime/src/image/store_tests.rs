@@ -8,14 +8,14 @@ struct Fixture {
 impl Fixture {
     fn new() -> Fixture {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(dir.path(), Duration::ZERO).unwrap();
         Fixture { dir, store }
     }
 
     fn reopen(self) -> Fixture {
         let Fixture { dir, store } = self;
         drop(store);
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(dir.path(), Duration::ZERO).unwrap();
         Fixture { dir, store }
     }
 
@@ -181,4 +181,20 @@ fn only_what_is_unfinished_is_dropped_at_start() {
     assert_eq!(fixture.store.containers(), vec!["c1".to_owned()]);
     assert!(!fixture.dir.path().join("rootfs/half").exists());
     assert_eq!(fixture.store.find("app:v1").as_deref(), Some(&*image));
+}
+
+#[test]
+fn a_store_that_another_has_is_waited_for_as_long_as_told() {
+    let Fixture { dir, store } = Fixture::new();
+    for wait in [Duration::ZERO, Duration::from_millis(20)] {
+        let error = Store::open(dir.path(), wait).unwrap_err();
+        assert!(matches!(&error, ImageError::Locked { path } if path.ends_with("lock")), "{error}");
+    }
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| Store::open(dir.path(), Duration::from_secs(60)).map(drop));
+        drop(store);
+        // also after those who gave up, whose threads may get it first
+        waiting.join().unwrap().unwrap();
+    });
+    assert!(Store::open(dir.path(), Duration::from_secs(60)).is_ok());
 }

@@ -12,6 +12,7 @@ mod frames;
 mod pipeline;
 mod recipe;
 mod settle;
+mod spool;
 mod store;
 mod sync;
 mod sys;

@@ -1,15 +1,19 @@
 //! Unpacking while downloading: two worker threads per layer and a fixed number of buffers.
 //!
 //! ```text
-//! download ──3 buffers──► decompress ──4 buffers──► hash, unpack
-//! (async)                  (thread)                   (thread)
+//! download, hash ──3 buffers──► decompress, hash ──4 buffers──► unpack
+//! (async)                        (thread)                        (thread)
 //! ```
+//!
+//! What is unpacked is hashed where it is decompressed, as long as it is in that processor's cache: of gzip, that makes
+//! both threads about equally busy.
 //!
 //! Buffers come from one budget for all layers ([`crate::content::memory`]) and go back when they are read. Whoever
 //! needs an empty one waits, so a slow disk slows the download and memory stays what it is.
 
 use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use bytes::{Buf as _, Bytes};
@@ -21,6 +25,7 @@ use tokio::task::JoinHandle;
 use super::archive::{ArchiveError, Listener as _};
 use super::frames::Frames;
 use super::recipe::Recipe;
+use super::sync::{Ahead, GroupSync, Since};
 use super::unpack::{self, Unpacked};
 use super::{SnapshotError, Snapshots};
 use crate::content::memory::{LayerMemory, Lease, Windows};
@@ -62,6 +67,7 @@ pub(crate) struct Built {
     pub(super) unpacked: Unpacked,
     pub(super) diff_id: Digest,
     pub(super) directory: Temporary,
+    pub(super) since: Since,
 }
 
 /// A directory that goes when this does; an empty path means that it was moved away.
@@ -88,28 +94,31 @@ impl Snapshots {
         let (feed, incoming) = mpsc::channel(PIECES);
         let (full, filled) = sync_channel(PIECES);
         let LayerMemory { compressed, uncompressed, windows } = memory;
-        tokio::task::spawn_blocking(move || decompress(incoming, keeper, &full, &uncompressed, windows));
+        tokio::task::spawn_blocking(move || decompress(incoming, keeper, full, &uncompressed, windows));
         let directory = disk::unique(self.temporary());
-        let built = tokio::task::spawn_blocking(move || build(directory, filled, diff_id, limits));
+        let syncing = self.syncing.clone();
+        let built = tokio::task::spawn_blocking(move || build(directory, filled, diff_id, limits, syncing));
         Workers { buffers: compressed, feed, built }
     }
 }
 
-/// Second thread: hashes and unpacks.
+/// Second thread: unpacks.
 fn build(
     directory: PathBuf,
-    filled: Receiver<io::Result<Bytes>>,
+    filled: Receiver<io::Result<Piece>>,
     diff_id: Digest,
     limits: LayerLimits,
+    syncing: Arc<GroupSync>,
 ) -> Result<Built, SnapshotError> {
     let directory = Temporary(directory);
+    let since = syncing.begin();
     let root = directory.0.join("fs");
     std::fs::create_dir_all(&root).map_err(SnapshotError::disk("create", &root))?;
     let input = Uncompressed {
         filled,
         current: Bytes::new(),
-        ended: false,
-        hasher: Sha256::new(),
+        digest: None,
+        ahead: Ahead::new(syncing),
         total: 0,
         limit: limits.bytes,
     };
@@ -127,11 +136,12 @@ fn build(
     unpacked.bytes += recipe.finish(&directory.0)?.div_ceil(4096) * 4096;
     unpacked.inodes += 1;
     log::trace!(bytes = input.total; "layer unpacked");
-    let actual = Digest::finish(input.hasher);
-    if actual != diff_id {
-        return Err(SnapshotError::DiffId { expected: diff_id, actual });
+    match input.digest {
+        Some(actual) if actual == diff_id => {}
+        Some(actual) => return Err(SnapshotError::DiffId { expected: diff_id, actual }),
+        None => return Err(SnapshotError::Stopped),
     }
-    Ok(Built { unpacked, diff_id, directory })
+    Ok(Built { unpacked, diff_id, directory, since })
 }
 
 fn unpack_into(
@@ -157,25 +167,47 @@ fn explain(error: ArchiveError) -> SnapshotError {
     }
 }
 
+/// What the first thread gives the second.
+#[derive(Debug)]
+enum Piece {
+    Data(Bytes),
+    /// That was all, and what it hashes to.
+    End(Digest),
+}
+
+/// The way there.
+struct Output {
+    full: SyncSender<io::Result<Piece>>,
+    hasher: Sha256,
+}
+
+impl Output {
+    /// False when nobody wants more.
+    fn send(&mut self, piece: Bytes) -> bool {
+        self.hasher.update(&piece);
+        self.full.send(Ok(Piece::Data(piece))).is_ok()
+    }
+}
+
 /// First thread: finds out how the layer is compressed, from its first bytes because media types are often wrong.
 fn decompress(
     incoming: mpsc::Receiver<Feed>,
     keeper: Option<Keeper>,
-    full: &SyncSender<io::Result<Bytes>>,
+    full: SyncSender<io::Result<Piece>>,
     buffers: &Lease,
     windows: Windows,
 ) {
     let mut input = Downloaded { incoming, keeper, position: 0, current: Bytes::new(), ended: false };
+    let mut output = Output { full, hasher: Sha256::new() };
     let result = match input.magic() {
-        Ok([0x1f, 0x8b, ..]) => pump(&mut MultiGzDecoder::new(&mut input), full, buffers),
-        Ok(magic) if is_zstd(magic) => pump(&mut Frames::new(&mut input, windows), full, buffers),
-        Ok(_) => forward(&mut input, full),
+        Ok([0x1f, 0x8b, ..]) => pump(&mut MultiGzDecoder::new(&mut input), &mut output, buffers),
+        Ok(magic) if is_zstd(magic) => pump(&mut Frames::new(&mut input, windows), &mut output, buffers),
+        Ok(_) => forward(&mut input, &mut output),
         Err(error) => Err(error),
     };
-    if let Err(error) = result {
-        // a receiver that is gone has its own error already
-        let _ = full.send(Err(error));
-    }
+    let Output { full, hasher } = output;
+    // a receiver that is gone has its own error already
+    let _ = full.send(result.map(|()| Piece::End(Digest::finish(hasher))));
 }
 
 /// A frame, or one of the skippable frames that may stand before it.
@@ -184,7 +216,7 @@ fn is_zstd(magic: [u8; 4]) -> bool {
 }
 
 /// Decompresses into buffers that the other thread gives back.
-fn pump(decoder: &mut dyn Read, full: &SyncSender<io::Result<Bytes>>, buffers: &Lease) -> io::Result<()> {
+fn pump(decoder: &mut dyn Read, output: &mut Output, buffers: &Lease) -> io::Result<()> {
     loop {
         let mut buffer = buffers.blocking_buffer();
         while !buffer.is_full() {
@@ -195,17 +227,17 @@ fn pump(decoder: &mut dyn Read, full: &SyncSender<io::Result<Bytes>>, buffers: &
                 Err(error) => return Err(error),
             }
         }
-        if buffer.is_empty() || full.send(Ok(buffer.freeze())).is_err() {
+        if buffer.is_empty() || !output.send(buffer.freeze()) {
             return Ok(());
         }
     }
 }
 
-fn forward(input: &mut Downloaded, full: &SyncSender<io::Result<Bytes>>) -> io::Result<()> {
+fn forward(input: &mut Downloaded, output: &mut Output) -> io::Result<()> {
     loop {
         input.fill_buf()?;
         let piece = std::mem::take(&mut input.current);
-        if piece.is_empty() || full.send(Ok(piece)).is_err() {
+        if piece.is_empty() || !output.send(piece) {
             return Ok(());
         }
     }
@@ -272,12 +304,13 @@ impl Read for Downloaded {
     }
 }
 
-/// The uncompressed archive as a reader that hashes and counts.
+/// The uncompressed archive as a reader that counts.
 struct Uncompressed {
-    filled: Receiver<io::Result<Bytes>>,
+    filled: Receiver<io::Result<Piece>>,
     current: Bytes,
-    ended: bool,
-    hasher: Sha256,
+    /// Of all of it, once it has come.
+    digest: Option<Digest>,
+    ahead: Ahead,
     total: u64,
     limit: u64,
 }
@@ -287,17 +320,18 @@ impl Uncompressed {
         // before waiting for the next one: the other thread may need this to make it
         self.current = Bytes::new();
         match self.filled.recv() {
-            Ok(Ok(piece)) => {
+            Ok(Ok(Piece::End(digest))) => self.digest = Some(digest),
+            Ok(Ok(Piece::Data(piece))) => {
                 self.total += piece.len() as u64;
                 if self.total > self.limit {
                     let too_much = SnapshotError::TooMuch { what: "uncompressed bytes", limit: self.limit };
                     return Err(io::Error::other(too_much));
                 }
-                self.hasher.update(&piece);
+                self.ahead.at(self.total);
                 self.current = piece;
             }
             Ok(Err(error)) => return Err(error),
-            Err(_) => self.ended = true,
+            Err(_) => return Err(io::Error::other(SnapshotError::Stopped)),
         }
         Ok(())
     }
@@ -305,7 +339,7 @@ impl Uncompressed {
 
 impl BufRead for Uncompressed {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while !self.ended && self.current.is_empty() {
+        while self.digest.is_none() && self.current.is_empty() {
             self.next()?;
         }
         Ok(&self.current)

@@ -22,29 +22,35 @@ use super::unpack::Unpacked;
 use super::{SnapshotError, sys};
 
 /// `parents` are the root directories of the layers below, topmost first. They are open directories because those
-/// layers may get their final names meanwhile.
-pub(super) fn settle(root: &Path, unpacked: &mut Unpacked, parents: &[Arc<File>]) -> Result<(), SnapshotError> {
+/// layers may get their final names meanwhile. Returns the bytes and inodes that the layer takes in the end.
+pub(super) fn settle(root: &Path, unpacked: Unpacked, parents: &[Arc<File>]) -> Result<(u64, u64), SnapshotError> {
+    let Unpacked { implied, links, times, mut bytes, mut inodes } = unpacked;
     let own = Arc::new(File::open(root).map_err(SnapshotError::disk("open", root))?);
-    for (target, path) in std::mem::take(&mut unpacked.links) {
-        let copied = link(root, &own, &target, &path, parents)?;
-        if let Some(bytes) = copied {
-            unpacked.bytes += bytes.div_ceil(4096) * 4096;
-            unpacked.inodes += 1;
+    links.for_each(|target, path| {
+        if let Some(copied) = link(root, &own, target, path, parents)? {
+            bytes += copied.div_ceil(4096) * 4096;
+            inodes += 1;
         }
-    }
-    for path in std::mem::take(&mut unpacked.implied) {
-        adopt(root, &own, &path, parents)?;
-    }
-    for (path, mtime) in std::mem::take(&mut unpacked.times) {
-        let place = root.join(std::ffi::OsStr::from_bytes(&path));
-        match open_plain(&own, &path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
-            Ok(fd) => attributes::set_times(fd.as_fd(), &place, mtime)?,
+        Ok(())
+    })?;
+    implied.for_each(|path, _| adopt(root, &own, path, parents))?;
+    times.for_each(|path, time| {
+        let place = root.join(std::ffi::OsStr::from_bytes(path));
+        match open_plain(&own, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
+            Ok(fd) => attributes::set_times(fd.as_fd(), &place, time_of(time)),
             // a later entry of the archive put something else there
-            Err(error) if gone(&error) => {}
-            Err(error) => return Err(SnapshotError::disk("open", place)(error)),
+            Err(error) if gone(&error) => Ok(()),
+            Err(error) => Err(SnapshotError::disk("open", place)(error)),
         }
-    }
-    Ok(())
+    })?;
+    Ok((bytes, inodes))
+}
+
+/// As [`Unpacked::times`] has it.
+fn time_of(bytes: &[u8]) -> (i64, u32) {
+    let (mut seconds, mut nanoseconds) = ([0; 8], [0; 4]);
+    seconds.iter_mut().chain(&mut nanoseconds).zip(bytes).for_each(|(to, from)| *to = *from);
+    (i64::from_le_bytes(seconds), u32::from_le_bytes(nanoseconds))
 }
 
 /// Gives a directory the owner, mode and time that it has below.

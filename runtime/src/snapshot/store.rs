@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::pipeline::Temporary;
-use super::sync::GroupSync;
+use super::sync::{GroupSync, Since};
 use super::{Built, SnapshotError, recipe, settle};
 use crate::content::{Digest, disk};
 
@@ -66,6 +66,7 @@ fn above(below: Digest, diff_id: Digest) -> Digest {
 pub(crate) struct Settled {
     directory: Temporary,
     record: LayerRecord,
+    since: Since,
     /// Its root directory, for the layers above.
     pub(crate) layer: Arc<File>,
 }
@@ -77,7 +78,7 @@ pub struct Snapshots {
     temporary: PathBuf,
     layers: RwLock<Layers>,
     pins: Arc<Mutex<HashMap<Digest, usize>>>,
-    syncing: GroupSync,
+    pub(super) syncing: Arc<GroupSync>,
 }
 
 /// The records, and the sum of what they use: nobody has to add it up.
@@ -148,12 +149,13 @@ impl Snapshots {
                 }
             }
         }
+        let syncing = Arc::new(GroupSync::new(&directory));
         Ok(Snapshots {
             directory,
             temporary: temporary.to_owned(),
             layers: RwLock::new(layers),
             pins: Arc::default(),
-            syncing: GroupSync::default(),
+            syncing,
         })
     }
 
@@ -214,28 +216,29 @@ impl Snapshots {
     /// Fits an unpacked layer to the ones below it. `chain` ends with the layer itself; `below` are the open
     /// directories of the others, bottom first.
     pub(crate) fn settle(&self, built: Built, chain: &[Digest], below: &[Arc<File>]) -> Result<Settled, SnapshotError> {
-        let Built { mut unpacked, diff_id, directory } = built;
+        let Built { unpacked, diff_id, directory, since } = built;
         let parents: Vec<Arc<File>> = below.iter().rev().cloned().collect();
         let path = directory.0.join("fs");
-        settle::settle(&path, &mut unpacked, &parents)?;
+        let (bytes, inodes) = settle::settle(&path, unpacked, &parents)?;
         let (chain_id, parent) = match chain {
             [.., parent, own] => (*own, Some(*parent)),
             [own] => (*own, None),
             [] => (diff_id, None),
         };
-        let record = LayerRecord::new(chain_id, parent, diff_id, unpacked.bytes, unpacked.inodes);
+        let record = LayerRecord::new(chain_id, parent, diff_id, bytes, inodes);
         let bytes = serde_json::to_vec(&record)
             .map_err(|error| SnapshotError::disk("write", directory.0.join("layer.json"))(error.into()))?;
         std::fs::write(directory.0.join("layer.json"), bytes)
             .map_err(SnapshotError::disk("write", directory.0.join("layer.json")))?;
         let layer = File::open(&path).map(Arc::new).map_err(SnapshotError::disk("open", path))?;
-        Ok(Settled { directory, record, layer })
+        Ok(Settled { directory, record, since, layer })
     }
 
-    /// Waits until everything written so far is on disk: one call for ten thousand files instead of an fsync for
-    /// each, and one for all layers that get ready meanwhile.
-    pub(crate) fn sync(&self) -> Result<(), SnapshotError> {
-        self.syncing.sync(&self.directory).map_err(SnapshotError::disk("sync", &self.directory))
+    /// Waits until these layers and everything else written so far is on disk: one call for ten thousand files instead of
+    /// an fsync for each, and one for all layers that get ready meanwhile.
+    pub(crate) fn sync(&self, layers: &[&Settled]) -> Result<(), SnapshotError> {
+        let since = layers.iter().map(|layer| layer.since).min().unwrap_or_else(|| self.syncing.begin());
+        self.syncing.sync(since).map_err(SnapshotError::disk("sync", &self.directory))
     }
 
     pub(super) fn temporary(&self) -> &Path {
@@ -295,7 +298,7 @@ impl Snapshots {
         let record = LayerRecord::new(chain_id, None, chain_id, 4096, 1);
         std::fs::write(built.join("layer.json"), serde_json::to_vec(&record).unwrap()).unwrap();
         let layer = Arc::new(File::open(&built).unwrap());
-        self.commit(Settled { directory: Temporary(built), record, layer }).unwrap();
+        self.commit(Settled { directory: Temporary(built), record, since: self.syncing.begin(), layer }).unwrap();
     }
 }
 

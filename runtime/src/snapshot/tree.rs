@@ -221,6 +221,21 @@ fn open_directory(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd, Errno> {
 
 /// Opens something below `root` when no symlink is on the way.
 pub(super) fn open_plain(root: &File, path: &[u8], flags: OFlag) -> io::Result<OwnedFd> {
+    if !path.is_empty() {
+        let how = OpenHow::new()
+            .flags(flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+        match openat2(root, path, how) {
+            // before Linux 5.6
+            Err(Errno::ENOSYS) => {}
+            other => return Ok(other?),
+        }
+    }
+    open_parts(root, path, flags)
+}
+
+/// The same, one part after the other.
+fn open_parts(root: &File, path: &[u8], flags: OFlag) -> io::Result<OwnedFd> {
     let mut parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).peekable();
     let mut here: Option<OwnedFd> = None;
     while let Some(part) = parts.next() {

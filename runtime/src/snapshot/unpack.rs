@@ -19,6 +19,7 @@ use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 use super::archive::{Archive, Entry, Extent, Kind};
 use super::attributes::{self, Attributes};
 use super::recipe::Recipe;
+use super::spool::Spool;
 use super::tree::{Components, Dir, Tree, components, join, show};
 use super::{SnapshotError, measure};
 
@@ -26,39 +27,40 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// What aufs, long ago, used for itself.
 const AUFS: &[u8] = b".wh..wh.";
-/// Memory for names that have to be kept until the end.
-const RETAINED: usize = 32 << 20;
 /// What a file system hands out at least.
 const FS_BLOCK: u64 = 4096;
 
 /// A layer on disk, not yet adjusted to the layers below.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Unpacked {
     /// Directories that had to be made although no entry describes them.
-    pub implied: Vec<Vec<u8>>,
+    pub implied: Spool,
     /// Hard links whose target is not in this layer: target, own path.
-    pub links: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Directories and their times.
-    pub times: Vec<(Vec<u8>, (i64, u32))>,
+    pub links: Spool,
+    /// Directories and their times: seconds and nanoseconds, little-endian.
+    pub times: Spool,
     pub bytes: u64,
     pub inodes: u64,
-    retained: usize,
 }
 
 impl Unpacked {
-    fn retain(&mut self, path: &[u8]) -> Result<(), SnapshotError> {
-        self.retained += path.len() + 64;
-        if self.retained > RETAINED {
-            return Err(SnapshotError::TooMuch { what: "bytes of directory names", limit: RETAINED as u64 });
-        }
-        Ok(())
+    /// Nothing yet; `directory` is for what takes more memory than it may.
+    fn new(directory: &Path) -> Unpacked {
+        let spool = || Spool::new(directory);
+        Unpacked { implied: spool(), links: spool(), times: spool(), bytes: 0, inodes: 0 }
     }
 
     fn implied(&mut self, path: &[u8]) -> Result<(), SnapshotError> {
-        self.retain(path)?;
-        self.implied.push(path.to_vec());
+        self.implied.push(path, b"")?;
         self.count(FS_BLOCK);
         Ok(())
+    }
+
+    fn time(&mut self, path: &[u8], (seconds, nanoseconds): (i64, u32)) -> Result<(), SnapshotError> {
+        let mut time = [0; 12];
+        time[..8].copy_from_slice(&seconds.to_le_bytes());
+        time[8..].copy_from_slice(&nanoseconds.to_le_bytes());
+        self.times.push(path, &time)
     }
 
     fn count(&mut self, bytes: u64) {
@@ -74,7 +76,8 @@ pub(super) fn unpack<R: BufRead>(
     max_entries: u64,
     recipe: Recipe,
 ) -> Result<(Unpacked, R, Recipe), SnapshotError> {
-    let mut unpacker = Unpacker { tree: Tree::open(root)?, result: Unpacked::default(), root_given: false };
+    let result = Unpacked::new(root.parent().unwrap_or(root));
+    let mut unpacker = Unpacker { tree: Tree::open(root)?, result, root_given: false };
     let mut archive = Archive::with_listener(input, recipe);
     let mut entries = 0;
     while let Some(entry) = archive.next_entry()? {
@@ -85,7 +88,7 @@ pub(super) fn unpack<R: BufRead>(
         unpacker.apply(&entry, &mut archive)?;
     }
     if !unpacker.root_given {
-        unpacker.result.implied.push(Vec::new());
+        unpacker.result.implied.push(b"", b"")?;
     }
     let (input, recipe) = archive.into_inner();
     Ok((unpacker.result, input, recipe))
@@ -144,8 +147,7 @@ impl Unpacker {
         let fd = File::open(&path).map_err(SnapshotError::disk("open", &path))?;
         attributes::set(fd.as_fd(), &path, &Attributes::of(entry))?;
         self.root_given = true;
-        self.result.times.push((Vec::new(), entry.mtime));
-        Ok(())
+        self.result.time(b"", entry.mtime)
     }
 
     fn whiteout(&mut self, dir: &Dir, name: &[u8], entry: &Entry) -> Result<(), SnapshotError> {
@@ -182,14 +184,15 @@ impl Unpacker {
             let path = path.clone();
             move |error: Errno| SnapshotError::disk(action, path)(error.into())
         };
-        let mut made = mkdirat(&dir.fd, name, Mode::from_bits_truncate(0o700));
+        let mode = Mode::from_bits_truncate(entry.mode & 0o777);
+        let mut made = mkdirat(&dir.fd, name, mode);
         let mut was_whiteout = false;
         if made == Err(Errno::EEXIST) {
             let there = fstatat(&dir.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(fail("examine"))?;
             if there.st_mode & libc::S_IFMT != libc::S_IFDIR {
                 was_whiteout = there.st_mode & libc::S_IFMT == libc::S_IFCHR && there.st_rdev == 0;
                 self.clear(dir, name).map_err(fail("replace"))?;
-                made = mkdirat(&dir.fd, name, Mode::from_bits_truncate(0o700));
+                made = mkdirat(&dir.fd, name, mode);
             }
         }
         match made {
@@ -205,8 +208,7 @@ impl Unpacker {
             attributes::set_opaque(&path)?;
         }
         let place = join(&dir.path, name);
-        self.result.retain(&place)?;
-        self.result.times.push((place.clone(), entry.mtime));
+        self.result.time(&place, entry.mtime)?;
         self.tree.remember(parts.join(&b'/'), Rc::new(Dir { fd, path: place }));
         Ok(())
     }
@@ -222,7 +224,9 @@ impl Unpacker {
     ) -> Result<(), SnapshotError> {
         let path = self.tree.path_of(dir, name);
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let open = || openat(&dir.fd, name, flags, Mode::from_bits_truncate(0o600));
+        // as it will be, so that there is nothing to change; nobody else gets here yet
+        let mode = Mode::from_bits_truncate(entry.mode & 0o777);
+        let open = || openat(&dir.fd, name, flags, mode);
         let fd: OwnedFd =
             self.create(dir, name, open).map_err(|error| SnapshotError::disk("create", &path)(error.into()))?;
         let mut file = File::from(fd);
@@ -261,13 +265,7 @@ impl Unpacker {
         };
         match linked {
             Ok(()) => Ok(()),
-            Err(Errno::ENOENT) => {
-                let place = join(&dir.path, name);
-                self.result.retain(&place)?;
-                self.result.retain(target)?;
-                self.result.links.push((parts.join(&b'/'), place));
-                Ok(())
-            }
+            Err(Errno::ENOENT) => self.result.links.push(&parts.join(&b'/'), &join(&dir.path, name)),
             Err(error) => Err(SnapshotError::disk("link", path)(error.into())),
         }
     }

@@ -103,7 +103,7 @@ impl Puller {
             let staged =
                 staged.map_err(|source| ImageError::Content { reference: path.display().to_string(), source })?;
             // one for the layers and the documents
-            store.snapshots.sync()?;
+            store.snapshots.sync(&settled.iter().collect::<Vec<_>>())?;
             for layer in settled {
                 store.snapshots.commit(layer)?;
             }

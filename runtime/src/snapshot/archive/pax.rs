@@ -1,5 +1,12 @@
 //! PAX records: `<length> <key>=<value>\n`, which replace what the header has no room for.
 
+use super::sparse::MAX_EXTENTS;
+
+/// Linux lists 64 KiB of names, and nobody uses more than a few.
+const MAX_XATTRS: usize = 1024;
+/// Attributes of one entry, from however many headers: Linux limits each to 64 KiB, and files have a few small ones.
+const MAX_VALUES: usize = 1 << 20;
+
 /// Values that apply to the next entry, or to all (global headers).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Pax {
@@ -49,6 +56,9 @@ impl Pax {
             let equals = record.iter().position(|byte| *byte == b'=').ok_or("extended header has no value")?;
             self.set(&record[..equals], &record[equals + 1..])?;
         }
+        if self.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > MAX_VALUES {
+            return Err("extended headers have too many attributes");
+        }
         Ok(())
     }
 
@@ -78,6 +88,12 @@ impl Pax {
                     self.xattrs.push((no_nul(name)?, value.to_vec()));
                 }
             }
+        }
+        if self.xattrs.len() > MAX_XATTRS {
+            return Err("extended headers have too many attributes");
+        }
+        if self.sparse.map.len() > 2 * MAX_EXTENTS {
+            return Err("extended headers have too many pieces of a sparse file");
         }
         Ok(())
     }
@@ -141,6 +157,25 @@ mod tests {
         assert_eq!(time(b"1.5"), Some((1, 500_000_000)));
         assert_eq!(time(b"1.x"), None);
         assert_eq!(time(b""), None);
+    }
+
+    #[test]
+    fn many_headers_may_not_keep_more_than_one_could() {
+        let record = |key: &str, size: usize| {
+            let value = "v".repeat(size);
+            let length = key.len() + size + 3;
+            let digits = (length + length.to_string().len()).to_string().len();
+            format!("{} {key}={value}\n", length + digits).into_bytes()
+        };
+        let mut pax = Pax::default();
+        let refused = (0..2000).find_map(|number| pax.add(&record(&format!("SCHILY.xattr.user.{number}"), 1)).err());
+        assert_eq!(refused, Some("extended headers have too many attributes"));
+        let mut pax = Pax::default();
+        let large = (0..40).map(|number| pax.add(&record(&format!("SCHILY.xattr.user.{number}"), 60_000)));
+        assert_eq!(large.filter_map(Result::err).next(), Some("extended headers have too many attributes"));
+        // the same one again and again is one
+        let mut pax = Pax::default();
+        assert!((0..40).all(|_| pax.add(&record("SCHILY.xattr.user.x", 60_000)).is_ok()));
     }
 
     #[test]
