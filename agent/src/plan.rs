@@ -356,11 +356,17 @@ pub enum Action {
         zone: String,
     },
     /// The node is a member of its cluster. There is no way back but a reset.
-    KubeadmJoin {
-        /// kubeadm's config, with a mark in the place of the token.
+    Kubeadm {
+        /// By joining it, or by being the first.
+        verb: KubeadmVerb,
+        /// kubeadm's config, with marks in the places of secrets.
         config: String,
-        /// Where the token is; it is read at the last moment and written into no journal.
-        token: TokenSource,
+        /// Where the bootstrap token is; it is read at the last moment and written into no journal.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        token: Option<TokenSource>,
+        /// Where the key of the cluster's certificates is; likewise.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        certificate_key: Option<TokenSource>,
         /// How long kubeadm may take.
         seconds: u64,
     },
@@ -384,6 +390,26 @@ pub enum Action {
         /// How.
         undo: Undo,
     },
+}
+
+/// How a node comes into a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum KubeadmVerb {
+    /// `kubeadm init`
+    Init,
+    /// `kubeadm join`
+    Join,
+}
+
+impl KubeadmVerb {
+    /// kubeadm's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            KubeadmVerb::Init => "init",
+            KubeadmVerb::Join => "join",
+        }
+    }
 }
 
 /// What can be done to a unit.

@@ -153,7 +153,7 @@ async fn a_node_joins_once_and_its_token_is_in_no_file_that_stays() {
     let joined = bench.apply(&config).await;
     assert_eq!(state_of(&joined, "join/kubeadm"), Some(ResourceState::Changed), "{joined:#?}");
     assert!(bench.fake.systemd.get("kubelet.service").unwrap().active, "the kubelet follows the join");
-    assert!(bench.text("/run/nodeagent/kubeadm-join.yaml").is_none());
+    assert!(bench.text("/run/nodeagent/kubeadm.yaml").is_none());
     let everywhere = std::process::Command::new("grep").args(["-rl", secret]).arg(bench.dir.path()).output().unwrap();
     let found = String::from_utf8(everywhere.stdout).unwrap();
     assert_eq!(found.lines().count(), 1, "only where the admin put it: {found}");
@@ -162,6 +162,48 @@ async fn a_node_joins_once_and_its_token_is_in_no_file_that_stays() {
     assert_eq!(bench.apply(&config).await.exit(), Exit::Converged);
     let again = bench.fake.programs.runs()[runs..].iter().filter(|run| run.program.ends_with("kubeadm")).count();
     assert_eq!(again, 0, "a node joins once");
+}
+
+fn beginning(rest: &str) -> String {
+    NODE.replace("[node]\n", "[node]\nrole = \"control-plane\"\n")
+        + &format!("[init]\nmethod = \"kubeadm\"\ncontrol_plane_endpoint = \"api:6443\"\n{rest}")
+}
+
+#[tokio::test]
+async fn a_cluster_is_begun_once_by_the_kubeadm_that_is_there_and_half_a_one_is_said() {
+    let bench = with_kubernetes();
+    let key = "ab".repeat(32);
+    bench.fake.edit("/root/certs.key", &format!("{key}\n")).unwrap();
+    std::fs::set_permissions(bench.dir.path().join("root/certs.key"), {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::Permissions::from_mode(0o600)
+    })
+    .unwrap();
+    let secret = "certificate_key = { file = \"/root/certs.key\" }\n";
+    let state = |report: &nodeagent::reconcile::Report| {
+        let entry = report.resources.iter().find(|entry| entry.id.as_str() == "init/kubeadm").unwrap();
+        (entry.state, entry.detail.clone())
+    };
+    let broken = bench.apply(&beginning(&format!("pod_cidr = \"0.0.0.0/0\"\n{secret}"))).await;
+    let (what, detail) = state(&broken);
+    assert!(what == ResourceState::Failed && detail.contains("***") && !detail.contains(&key), "{detail}");
+    let (what, detail) = state(&bench.apply(&beginning(secret)).await);
+    assert!(what == ResourceState::Blocked && detail.contains("did not end"), "{detail}");
+
+    // what `kubeadm reset` does
+    for dir in ["manifests", "pki"] {
+        std::fs::remove_dir_all(bench.dir.path().join("etc/kubernetes").join(dir)).unwrap();
+    }
+    std::fs::remove_file(bench.dir.path().join("etc/kubernetes/admin.conf")).unwrap();
+    let begun = bench.apply(&beginning(secret)).await;
+    assert_eq!(state(&begun).0, ResourceState::Changed, "{begun:#?}");
+    assert!(bench.fake.systemd.get("kubelet.service").unwrap().active);
+    assert!(bench.text("/run/nodeagent/kubeadm.yaml").is_none());
+    assert!(bench.text("/etc/kubernetes/pki/.nodeagent-init-began").is_none());
+    let runs = bench.fake.programs.runs().len();
+    assert_eq!(bench.apply(&beginning(secret)).await.exit(), Exit::Converged);
+    let again = bench.fake.programs.runs()[runs..].iter().filter(|run| run.program.ends_with("kubeadm")).count();
+    assert_eq!(again, 0, "a cluster begins once");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! From the merged fragment to [`Settings`]: defaults that depend on other values, and values that contradict each other.
 
+mod cluster;
 mod runtime;
 mod services;
 
@@ -8,6 +9,7 @@ use std::collections::BTreeMap;
 use super::error::{ConfigError, Origin};
 use super::fragment::{FileFragment, Fragment, KubernetesFragment, RepoFragment, SysctlFragment, UnitFragment};
 use super::host::{HostSettings, LimitSettings};
+use super::join::JoinMethod;
 use super::kubernetes::{check_label_value, check_qualified_name};
 use super::merge::identity;
 use super::settings::{
@@ -60,7 +62,9 @@ impl Checker<'_> {
         };
         let version = kubernetes.as_ref().map(|kubernetes| kubernetes.version);
         let runtime = self.runtime(merged.runtime, version, packages.source)?;
+        let joins = merged.join.method == Some(JoinMethod::Kubeadm);
         let join = self.join(merged.join, role, kubernetes.as_ref());
+        let init = self.init(merged.init, role, kubernetes.as_ref(), joins);
         let host = HostSettings {
             time_sync: merged.time.require_sync.unwrap_or(false),
             hostname: merged.hostname.name,
@@ -95,6 +99,7 @@ impl Checker<'_> {
             kubernetes,
             runtime,
             join,
+            init,
             host,
             repos: self.repos(merged.repo),
             files: self.files(merged.file),

@@ -14,6 +14,7 @@ use super::decode::from_table;
 use super::host::{
     FirewallFragment, HostnameFragment, LimitsFragment, NetworkFragment, RegistryFragment, TimeFragment,
 };
+use super::init::InitFragment;
 use super::join::JoinFragment;
 use super::kubernetes::{KubernetesVersion, Taint};
 use super::settings::{
@@ -53,6 +54,8 @@ pub struct Fragment {
     pub reconcile: ReconcileFragment,
     /// How the node becomes a member of its cluster.
     pub join: JoinFragment,
+    /// The first control plane of a cluster.
+    pub init: InitFragment,
     /// The clock.
     pub time: TimeFragment,
     /// The host's name.

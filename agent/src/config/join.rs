@@ -19,6 +19,8 @@ pub struct JoinFragment {
     pub ca_hashes: Option<Vec<CaHash>>,
     /// Where the bootstrap token is: { credential = "NAME" } or { file = "PATH" }. Never the token itself.
     pub token: Option<TokenFragment>,
+    /// Key that the cluster's certificates were left under, for a control plane: as token.
+    pub certificate_key: Option<TokenFragment>,
     /// How long kubeadm may take.
     pub timeout: Option<Span>,
 }
@@ -53,6 +55,8 @@ pub struct JoinSettings {
     pub ca_hashes: Vec<CaHash>,
     /// Where the bootstrap token is.
     pub token: TokenSource,
+    /// Where the certificates' key is; a control plane has one.
+    pub certificate_key: Option<TokenSource>,
     /// How long kubeadm may take.
     pub timeout: Span,
 }

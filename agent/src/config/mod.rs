@@ -9,6 +9,7 @@ mod decode;
 pub mod error;
 pub mod fragment;
 pub mod host;
+pub mod init;
 pub mod interpolate;
 pub mod join;
 pub mod kubernetes;

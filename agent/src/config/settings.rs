@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::host::HostSettings;
+use super::init::InitSettings;
 use super::join::JoinSettings;
 use super::kubernetes::{KubernetesVersion, Taint};
 use super::value::{
@@ -38,6 +39,8 @@ pub struct Settings {
     pub runtime: RuntimeSettings,
     /// `[join]`; none where somebody else does it.
     pub join: Option<JoinSettings>,
+    /// `[init]`; none where this is not the first control plane, or somebody else makes it.
+    pub init: Option<InitSettings>,
     /// `[time]`, `[hostname]`, `[network]`, `[firewall]`, `[limits]`, `[[registries]]`
     pub host: HostSettings,
     /// `[[repo]]`, sorted by id

@@ -13,7 +13,7 @@ use super::command::{Command, CommandError};
 use super::dnf::{self, DnfError};
 use super::firewall::{FirewallEntry, FirewallError};
 use super::kernel::{KernelError, Parameter};
-use super::kubeadm::{self, JoinError};
+use super::kubeadm::{self, KubeadmError};
 use super::mounts::unmount_below;
 use super::root::{Kind, Ownership, RootError};
 use super::systemd::{JobKind, SystemdError};
@@ -44,8 +44,8 @@ pub enum ActionError {
     #[error("change the firewall")]
     Firewall(#[from] FirewallError),
     /// The cluster.
-    #[error("join the cluster")]
-    Join(#[from] JoinError),
+    #[error("become a member of the cluster")]
+    Kubeadm(#[from] KubeadmError),
     /// Packages.
     #[error("change packages")]
     Dnf(#[from] DnfError),
@@ -139,7 +139,7 @@ impl Host {
                 false => Undo::CloseFirewall { entry: entry.clone() },
             },
             Action::DefaultZone { .. } => Undo::DefaultZone { zone: self.firewall.default_zone().await? },
-            Action::KubeadmJoin { .. } => {
+            Action::Kubeadm { .. } => {
                 Undo::Impossible { reason: "`agent reset` takes a node out of its cluster".to_owned() }
             }
             Action::RemovePods { .. } => Undo::Impossible { reason: "the pods are gone".to_owned() },
@@ -222,8 +222,9 @@ impl Host {
             Action::ProbeRepository { repo } => dnf::probe(self, repo).await?,
             Action::OpenFirewall { entry } => self.firewall.add(entry).await?,
             Action::DefaultZone { zone } => self.set_default_zone(zone).await?,
-            Action::KubeadmJoin { config, token, seconds } => {
-                kubeadm::join(self, config, token, Duration::from_secs(*seconds)).await?;
+            Action::Kubeadm { verb, config, token, certificate_key, seconds } => {
+                let secrets = kubeadm::Secrets { token: token.as_ref(), certificate_key: certificate_key.as_ref() };
+                kubeadm::run(self, *verb, config, secrets, Duration::from_secs(*seconds)).await?;
             }
             Action::RemovePods { socket } => self.remove_pods(socket).await?,
             Action::UnmountBelow { path } => unmount_below(&self.root, path)?,

@@ -75,6 +75,21 @@ pub struct Platform {
 }
 
 impl Platform {
+    /// CentOS Stream of this version, for tests.
+    #[cfg(test)]
+    pub(crate) fn example(version: &str, cgroups: CgroupMode) -> Platform {
+        Platform {
+            id: "centos".into(),
+            id_like: vec![],
+            name: format!("CentOS Stream {version}"),
+            version: version.into(),
+            systemd: Some(252),
+            kernel: "5.14".into(),
+            arch: "x86_64",
+            cgroups,
+        }
+    }
+
     /// Reads it.
     pub fn detect(host: &Host) -> Result<Platform, PlatformError> {
         let root = &host.root;

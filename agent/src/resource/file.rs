@@ -56,6 +56,11 @@ impl FileResource {
         FileResource::new(file, Vec::new(), Stage::Prepare, "from a [[file]] table of the config")
     }
 
+    /// What is wanted.
+    pub fn desired(&self) -> &Desired {
+        &self.desired
+    }
+
     /// A file of ours.
     pub fn new(file: OwnedFile, notify: Vec<Notify>, stage: Stage, purpose: &'static str) -> FileResource {
         FileResource { id: ResourceId::new("file", &file.path), desired: Desired { file, notify }, stage, purpose }

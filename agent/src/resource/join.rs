@@ -3,20 +3,18 @@
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
+use super::cluster::{self, CERTIFICATE_KEY, TOKEN};
 use super::{ObserveError, PlanContext, Resource, ResourceError};
 use crate::config::join::JoinSettings;
 use crate::config::settings::Settings;
 use crate::host::Host;
-use crate::plan::{Action, Change, Diff, Outcome, Reason, ResourceId, Stage};
+use crate::plan::{Action, Change, Diff, KubeadmVerb, Outcome, Reason, ResourceId, Stage};
 
 /// What a join leaves: who the node is.
 const KUBELET_CONF: &str = "/etc/kubernetes/kubelet.conf";
 
 /// Written at the begin of a join, and gone at its end.
 const BOOTSTRAP_CONF: &str = "/etc/kubernetes/bootstrap-kubelet.conf";
-
-/// Stands in the rendered config where the token belongs: the token is only read when kubeadm is about to run.
-pub const TOKEN: &str = "${token}";
 
 /// What is there.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -56,9 +54,11 @@ pub fn plan(id: &ResourceId, join: &JoinSettings, config: &str, observed: &Obser
         reason: Reason::Missing,
         summary: format!("join the cluster at {endpoint}; there is no way back but a reset"),
         diffs: vec![Diff::Value { what: "cluster".to_owned(), old: None, new: Some(endpoint.to_owned()) }],
-        actions: vec![Action::KubeadmJoin {
+        actions: vec![Action::Kubeadm {
+            verb: KubeadmVerb::Join,
             config: config.to_owned(),
-            token: join.token.clone(),
+            token: Some(join.token.clone()),
+            certificate_key: join.certificate_key.clone(),
             seconds: join.timeout.duration().as_secs(),
         }],
         notify: Vec::new(),
@@ -66,24 +66,11 @@ pub fn plan(id: &ResourceId, join: &JoinSettings, config: &str, observed: &Obser
     })
 }
 
-/// kubeadm's API by minor: v1beta2, v1beta3 from 1.22, v1beta4 from 1.31.
-pub fn api_version(minor: u32) -> &'static str {
-    match minor {
-        ..22 => "kubeadm.k8s.io/v1beta2",
-        22..31 => "kubeadm.k8s.io/v1beta3",
-        31.. => "kubeadm.k8s.io/v1beta4",
-    }
-}
-
-/// What kubeadm is told. The runtime's socket is always named: with two live sockets kubeadm refuses to guess.
-pub fn render(minor: u32, join: &JoinSettings, socket: &str, name: Option<&str>) -> Value {
-    let mut registration = json!({"criSocket": format!("unix://{socket}")});
-    if let Some(name) = name {
-        registration["name"] = name.into();
-    }
+/// What kubeadm is told.
+pub fn render(settings: &Settings, minor: u32, join: &JoinSettings) -> Value {
     let pins: Vec<&str> = join.ca_hashes.iter().map(|hash| hash.as_str()).collect();
-    json!({
-        "apiVersion": api_version(minor),
+    let mut config = json!({
+        "apiVersion": cluster::api_version(minor),
         "kind": "JoinConfiguration",
         "discovery": {
             "bootstrapToken": {
@@ -93,8 +80,15 @@ pub fn render(minor: u32, join: &JoinSettings, socket: &str, name: Option<&str>)
             },
             "tlsBootstrapToken": TOKEN,
         },
-        "nodeRegistration": registration,
-    })
+        "nodeRegistration": cluster::registration(settings),
+    });
+    if join.certificate_key.is_some() {
+        config["controlPlane"] = json!({"certificateKey": CERTIFICATE_KEY});
+        if let Some(endpoint) = cluster::local_endpoint(settings) {
+            config["controlPlane"]["localAPIEndpoint"] = endpoint;
+        }
+    }
+    config
 }
 
 /// The membership.
@@ -110,18 +104,9 @@ impl Join {
     /// None where somebody else does it, or there is no kubelet of ours.
     pub fn new(settings: &Settings) -> Result<Option<Join>, ResourceError> {
         let (Some(join), Some(kubernetes)) = (&settings.join, &settings.kubernetes) else { return Ok(None) };
-        let name = settings.node.name.as_ref().map(|name| name.as_str());
-        let rendered = render(kubernetes.version.minor(), join, settings.runtime.socket.as_str(), name);
-        let config = serde_saphyr::to_string(&rendered)
-            .map_err(|error| ResourceError::Setting { key: "join".to_owned(), problem: error.to_string() })?;
-        // what kubeadm's preflight looks at, and what must not be missing when pods arrive
-        let needs = ["package/kubernetes", "kubelet/config", "swap", "repositories", "sysctl-file", "time"]
-            .into_iter()
-            .map(str::to_owned)
-            .chain([format!("unit/{}", settings.runtime.kind.unit())])
-            .chain(settings.kernel.modules.iter().map(|module| format!("kernel-module/{module}")))
-            .filter_map(|text| text.parse().ok())
-            .collect();
+        let rendered = render(settings, kubernetes.version.minor(), join);
+        let config = cluster::documents("join", &[rendered])?;
+        let needs = cluster::needs(settings);
         let id = Join::resource_id();
         Ok(Some(Join { id, join: join.clone(), config, needs, wait_for_time: settings.host.time_sync }))
     }
@@ -222,7 +207,10 @@ mod tests {
     fn a_node_joins_once_and_not_into_half_a_join() {
         let right = Observed { time_is_right: true, ..Observed::default() };
         let outcome = decide(&right);
-        assert!(matches!(&outcome.change().unwrap().actions[..], [Action::KubeadmJoin { seconds: 300, .. }]));
+        assert!(matches!(
+            &outcome.change().unwrap().actions[..],
+            [Action::Kubeadm { verb: KubeadmVerb::Join, seconds: 300, .. }]
+        ));
         let joined = |server: &str| Observed { server: Some(server.to_owned()), ..right.clone() };
         assert_eq!(decide(&joined("https://10.0.0.1:6443")), Outcome::converged());
         assert!(matches!(decide(&joined("https://lb:6443")), Outcome::Converged { note: Some(_) }));

@@ -4,8 +4,10 @@
 //! out) and the [`Resource`] that ties them to a host. Applying is not here: a plan is a list of actions, and the engine
 //! carries out the actions of all kinds alike.
 
+pub mod cluster;
 pub mod file;
 pub mod host;
+pub mod init;
 pub mod join;
 pub mod kernel_extra;
 pub mod kernel_module;

@@ -1,11 +1,13 @@
 //! Which resources a node has, and what each needs.
 
+use super::cluster;
 use super::file::{self, FileResource};
 use super::host::firewall::{self, FirewallRules};
 use super::host::hostname::Hostname;
 use super::host::limits;
 use super::host::network::UnmanagedInterfaces;
 use super::host::time::TimeSync;
+use super::init::Init;
 use super::join::Join;
 use super::kernel_extra::KernelExtra;
 use super::kernel_module::{IN_MODULES_EXTRA, KernelModule, ModulesLoad};
@@ -45,7 +47,9 @@ pub fn registry(settings: &Settings, platform: &Platform) -> Result<Vec<Box<dyn 
     let repos = repositories(settings, platform, &mut all);
     packages(settings, &repos, &mut all);
     all.extend(KubeletConfig::new(settings, platform)?.map(boxed));
+    all.extend(cluster::credentials(settings, platform)?.into_iter().map(boxed));
     all.extend(Join::new(settings)?.map(boxed));
+    all.extend(Init::new(settings, platform)?.map(boxed));
     units(settings, platform, &mut all);
     Ok(all)
 }
@@ -106,10 +110,12 @@ fn host_services(settings: &Settings, all: &mut Resources) {
 }
 
 fn files(settings: &Settings, platform: &Platform, all: &mut Resources) {
-    all.extend(runtime::files(settings, platform).into_iter().map(boxed));
-    let crictl = file::crictl(settings.runtime.socket.as_str());
     // a [[file]] of the same path is what the user wants there
-    if settings.kubernetes.is_some() && !settings.files.iter().any(|file| file.path.as_str() == crictl.path) {
+    let configured = |path: &str| settings.files.iter().any(|file| file.path.as_str() == path);
+    let own = runtime::files(settings, platform).into_iter().filter(|file| !configured(file.id().name()));
+    all.extend(own.map(boxed));
+    let crictl = file::crictl(settings.runtime.socket.as_str());
+    if settings.kubernetes.is_some() && !configured(&crictl.path) {
         all.push(boxed(FileResource::new(crictl, Vec::new(), Stage::Prepare, "so that crictl finds the runtime")));
     }
     all.extend(settings.files.iter().map(|file| boxed(FileResource::configured(owned(file)))));
@@ -191,6 +197,7 @@ fn units(settings: &Settings, platform: &Platform, all: &mut Resources) {
             ResourceId::single("swap"),
             Unit::resource_id(runtime),
             Join::resource_id(),
+            Init::resource_id(),
         ];
         // without an API server there is nothing to join
         let joins = settings.node.role != Role::Standalone;

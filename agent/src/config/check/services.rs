@@ -1,72 +1,11 @@
-//! Checks of the join, the firewall and the registries.
+//! Checks of the firewall, the registries and SELinux's booleans.
 
 use std::collections::BTreeMap;
 
 use super::Checker;
 use crate::config::host::{Cidr, FirewallFragment, FirewallMode, FirewallSettings, RegistryFragment, RegistrySettings};
-use crate::config::join::{JoinFragment, JoinMethod, JoinSettings, TokenFragment, TokenSource};
-use crate::config::settings::{KubeletMode, KubernetesSettings, Role};
-use crate::config::value::Span;
 
 impl Checker<'_> {
-    pub(super) fn join(
-        &mut self,
-        fragment: JoinFragment,
-        role: Role,
-        kubernetes: Option<&KubernetesSettings>,
-    ) -> Option<JoinSettings> {
-        if fragment.method.unwrap_or_default() == JoinMethod::None {
-            for key in ["endpoint", "ca_hashes", "token", "timeout"] {
-                if self.is_given(&["join", key]) {
-                    self.wrong(&["join", key], "has no effect unless join.method is \"kubeadm\"".to_owned());
-                }
-            }
-            return None;
-        }
-        let path = ["join", "method"];
-        match (role, kubernetes) {
-            (_, None) => {
-                self.wrong(&path, "needs kubernetes.version: without a kubelet there is nothing to join".to_owned())
-            }
-            (_, Some(kubernetes)) if kubernetes.kubelet_mode != KubeletMode::Kubeadm => {
-                self.wrong(&path, "needs kubernetes.kubelet_mode = \"kubeadm\"".to_owned());
-            }
-            (Role::ControlPlane, _) => {
-                let problem =
-                    "joins workers only; run kubeadm by hand for a control plane, which needs its certificate key";
-                self.wrong(&path, problem.to_owned());
-            }
-            _ => {}
-        }
-        let ca_hashes = fragment.ca_hashes.unwrap_or_default();
-        if ca_hashes.is_empty() {
-            let problem = "is missing: without a pin anybody on the way could pose as the cluster";
-            self.wrong(&["join", "ca_hashes"], problem.to_owned());
-        }
-        let token = match fragment.token.unwrap_or_default() {
-            TokenFragment { credential: Some(name), file: None } => {
-                let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-                if name.is_empty() || name.starts_with('.') || !name.bytes().all(plain) {
-                    self.wrong(&["join", "token", "credential"], format!("{name:?} is no name of a credential"));
-                }
-                Some(TokenSource::Credential(name))
-            }
-            TokenFragment { credential: None, file: Some(path) } => Some(TokenSource::File(path.as_str().to_owned())),
-            _ => {
-                let problem =
-                    "want either { credential = \"NAME\" } or { file = \"PATH\" }; the token itself stays out of here";
-                self.wrong(&["join", "token"], problem.to_owned());
-                None
-            }
-        };
-        let Some(endpoint) = fragment.endpoint else {
-            self.wrong(&["join", "endpoint"], "is missing: the address of the API server, \"HOST:PORT\"".to_owned());
-            return None;
-        };
-        let timeout = fragment.timeout.unwrap_or(Span::seconds(300));
-        Some(JoinSettings { endpoint, ca_hashes, token: token?, timeout })
-    }
-
     pub(super) fn booleans(&mut self, booleans: BTreeMap<String, bool>) -> BTreeMap<String, bool> {
         for name in booleans.keys() {
             let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';

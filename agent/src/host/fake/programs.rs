@@ -97,9 +97,16 @@ impl FakePrograms {
     }
 
     /// Joins when it is told a token that the cluster knows, and leaves what a join leaves.
-    fn kubeadm(&self) -> Result<Output, std::io::Error> {
+    fn kubeadm(&self, args: &[String]) -> Result<Output, std::io::Error> {
         let dir = self.root.path();
-        let config = std::fs::read_to_string(dir.join("run/nodeagent/kubeadm-join.yaml"))?;
+        let verb = args.first().map(String::as_str);
+        if verb == Some("version") {
+            return Ok(done("v1.31.4\n"));
+        }
+        let config = std::fs::read_to_string(dir.join("run/nodeagent/kubeadm.yaml"))?;
+        if verb == Some("init") {
+            return self.kubeadm_init(args, &config);
+        }
         if !config.contains("abcdef.0123456789abcdef") {
             let token = config.lines().find_map(|line| line.trim().strip_prefix("token: ")).unwrap_or_default();
             return Ok(failed(1, &format!("error execution phase preflight: couldn't validate token {token}")));
@@ -109,6 +116,27 @@ impl FakePrograms {
             dir.join("etc/kubernetes/kubelet.conf"),
             "clusters:\n- cluster:\n    server: https://10.0.0.1:6443\n",
         )?;
+        Ok(done(""))
+    }
+
+    /// Refuses a version that is not its own, and breaks off half-way when the network of the pods is 0.0.0.0/0.
+    fn kubeadm_init(&self, args: &[String], config: &str) -> Result<Output, std::io::Error> {
+        let dir = self.root.path().join("etc/kubernetes");
+        if !config.contains("kubernetesVersion: \"v1.31.4\"") {
+            return Ok(failed(1, "this kubeadm cannot begin a cluster of another version"));
+        }
+        let has_key = config.contains("certificateKey");
+        if has_key != args.iter().any(|arg| arg == "--upload-certs") {
+            return Ok(failed(1, "a certificate key without --upload-certs, or the other way round"));
+        }
+        std::fs::create_dir_all(dir.join("manifests"))?;
+        std::fs::write(dir.join("manifests/kube-apiserver.yaml"), "kind: Pod\n")?;
+        std::fs::write(dir.join("admin.conf"), "kind: Config\n")?;
+        if config.contains("0.0.0.0/0") {
+            let keys = config.lines().filter(|line| line.contains("certificateKey")).collect::<String>();
+            return Ok(failed(1, &format!("error execution phase wait-control-plane: timed out {keys}")));
+        }
+        std::fs::write(dir.join("kubelet.conf"), "clusters:\n- cluster:\n    server: https://10.0.0.5:6443\n")?;
         Ok(done(""))
     }
 
@@ -210,7 +238,7 @@ impl CommandRunner for FakePrograms {
                 let written = std::fs::write(path, format!("{value} {value}"));
                 written.map(|()| done("")).map_err(|source| CommandError::Start { program, source })
             }
-            "/usr/bin/kubeadm" => self.kubeadm().map_err(|source| CommandError::Start { program, source }),
+            "/usr/bin/kubeadm" => self.kubeadm(&command.args).map_err(|source| CommandError::Start { program, source }),
             "/usr/bin/udevadm" | "/usr/bin/crictl" => Ok(done("")),
             _ => Err(CommandError::Start { program, source: std::io::ErrorKind::NotFound.into() }),
         }

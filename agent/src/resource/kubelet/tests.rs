@@ -38,6 +38,7 @@ fn settings(version: &str, mode: KubeletMode, role: Role) -> Settings {
         files: vec![],
         units: vec![],
         join: None,
+        init: None,
         selinux_booleans: std::collections::BTreeMap::new(),
         host: crate::config::host::HostSettings::default(),
         reconcile: ReconcileSettings {
@@ -50,16 +51,7 @@ fn settings(version: &str, mode: KubeletMode, role: Role) -> Settings {
 }
 
 fn platform(cgroups: CgroupMode) -> Platform {
-    Platform {
-        id: "centos".into(),
-        id_like: vec![],
-        name: "CentOS Stream 9".into(),
-        version: "9".into(),
-        systemd: Some(252),
-        kernel: "5.14".into(),
-        arch: "x86_64",
-        cgroups,
-    }
+    Platform::example("9", cgroups)
 }
 
 fn rendered_on(settings: &Settings, cgroups: CgroupMode) -> Vec<(String, String)> {

@@ -2,19 +2,6 @@ use super::*;
 use crate::config;
 use crate::resource::registry;
 
-fn platform(cgroups: CgroupMode, version: &str) -> Platform {
-    Platform {
-        id: "centos".into(),
-        id_like: vec![],
-        name: "CentOS Stream".into(),
-        version: version.into(),
-        systemd: Some(252),
-        kernel: "5.14".into(),
-        arch: "x86_64",
-        cgroups,
-    }
-}
-
 fn settings(kind: &str, rest: &str) -> Settings {
     config::from_text(&format!("[kubernetes]\nversion = \"1.36\"\n[runtime]\nkind = \"{kind}\"\n{rest}")).unwrap()
 }
@@ -26,16 +13,16 @@ fn refused(text: &str) -> String {
 #[test]
 fn cri_o_has_the_minor_of_kubernetes_and_listens_where_cadvisor_looks() {
     let settings = settings("crio", "");
-    let repo = repository(&settings, &platform(CgroupMode::V2, "9")).unwrap().render();
+    let repo = repository(&settings, &Platform::example("9", CgroupMode::V2)).unwrap().render();
     let base = "https://download.opensuse.org/repositories/isv:/cri-o:/stable:/v1.36/rpm/";
     assert!(repo.contains(&format!("baseurl={base}\n")), "{repo}");
     assert!(repo.contains(&format!("gpgkey={base}repodata/repomd.xml.key\n")), "{repo}");
     assert_eq!(package(&settings).unwrap().spec, "cri-o-1.36.*");
-    let conf = crio_conf(&settings.runtime, &platform(CgroupMode::V2, "9"));
+    let conf = crio_conf(&settings.runtime, &Platform::example("9", CgroupMode::V2));
     let read: toml::Table = conf.content.parse().unwrap();
     assert_eq!(read["crio"]["api"]["listen"].as_str(), Some("/var/run/crio/crio.sock"));
     assert_eq!(read["crio"]["runtime"]["cgroup_manager"].as_str(), Some("systemd"));
-    let conf = crio_conf(&settings.runtime, &platform(CgroupMode::V1, "8"));
+    let conf = crio_conf(&settings.runtime, &Platform::example("8", CgroupMode::V1));
     assert!(conf.content.contains("cgroup_manager = \"cgroupfs\""), "{}", conf.content);
 }
 
@@ -43,7 +30,7 @@ fn cri_o_has_the_minor_of_kubernetes_and_listens_where_cadvisor_looks() {
 fn containerd_is_told_what_its_package_leaves_out() {
     let registries = "[[registries]]\nprefix = \"docker.io\"\nmirrors = [\"mirror:5000\", \"other/team\"]\n";
     let settings = settings("containerd", registries);
-    let platform = platform(CgroupMode::V2, "10");
+    let platform = Platform::example("10", CgroupMode::V2);
     let repo = repository(&settings, &platform).unwrap().render();
     assert!(repo.contains("baseurl=https://download.docker.com/linux/centos/10/$basearch/stable/\n"), "{repo}");
     assert!(repo.contains("gpgkey=https://download.docker.com/linux/centos/gpg\n"), "{repo}");
@@ -64,14 +51,14 @@ fn containerd_is_told_what_its_package_leaves_out() {
 #[test]
 fn a_mirror_of_the_packages_has_its_own_key() {
     let settings = settings("containerd", "repo_baseurl = \"http://mirror/docker\"\n");
-    let repo = repository(&settings, &platform(CgroupMode::V2, "9")).unwrap().render();
+    let repo = repository(&settings, &Platform::example("9", CgroupMode::V2)).unwrap().render();
     assert!(repo.contains("gpgkey=http://mirror/docker/repodata/repomd.xml.key\n"), "{repo}");
 }
 
 #[test]
 fn the_resources_of_a_node_follow_its_runtime() {
     let ids = |kind: &str| {
-        let all = registry(&settings(kind, ""), &platform(CgroupMode::V2, "9")).unwrap();
+        let all = registry(&settings(kind, ""), &Platform::example("9", CgroupMode::V2)).unwrap();
         all.iter().map(|resource| (resource.id().to_string(), resource.needs())).collect::<Vec<_>>()
     };
     let has = |all: &[(String, Vec<crate::plan::ResourceId>)], id: &str| all.iter().any(|(name, _)| name == id);
