@@ -1,9 +1,10 @@
 //! `make bench`: what pods cost, ours and a peer's in the same run on the same machine.
 //!
 //! [`subject`] starts a runtime, [`workload`] makes its pods, [`figures`] are taken from the calls' durations and from
-//! [`processes`], [`report`] prints them side by side.
+//! [`processes`], [`growth`] looks at what is left, [`report`] prints them side by side.
 
 pub mod figures;
+pub mod growth;
 pub mod processes;
 pub mod report;
 pub mod subject;

@@ -105,7 +105,7 @@ fn bridge(addresses: &Path) -> Value {
                 "type": "host-local", "dataDir": addresses, "ranges": [[{"subnet": "10.88.0.0/16"}]],
                 "routes": [{"dst": "0.0.0.0/0"}],
             },
-        }],
+        }, {"type": "portmap", "capabilities": {"portMappings": true}}],
     })
 }
 

@@ -10,6 +10,7 @@ use nodeagent_cri_api::*;
 use tokio::time::{interval, sleep};
 
 use super::figures::{Durations, Figure};
+use super::growth::Holdings;
 use super::processes::{Taken, WORKLOAD, taken};
 use crate::client::Cri;
 
@@ -26,6 +27,10 @@ pub struct Plan {
     pub parallel: usize,
     /// How long the load stays idle, with a relist each second.
     pub idle: Duration,
+    /// How often many pods come and go afterwards.
+    pub rounds: usize,
+    /// How many.
+    pub crowd: usize,
 }
 
 /// One pod, and how long each call for it took.
@@ -93,7 +98,43 @@ impl Workload {
         let gone = stream::iter(pods).map(|(pod, _)| self.gone(pod)).buffer_unordered(plan.parallel);
         gone.try_collect::<Vec<_>>().await?;
         figures.push(Figure { name: format!("{name}: teardown"), unit: "s", value: began.elapsed().as_secs_f64() });
+        if plan.rounds > 1 {
+            figures.extend(self.rounds(plan, daemon, others).await?);
+        }
         Ok(figures)
+    }
+
+    /// Many pods with a host port each, up and down again and again: nothing of them may stay.
+    async fn rounds(&self, plan: Plan, daemon: u32, others: &[u32]) -> Result<Vec<Figure>> {
+        let mut holdings = Vec::new();
+        for round in 0..plan.rounds {
+            let pods = stream::iter(0..plan.crowd).map(|number| async move {
+                let port = u16::try_from(20_000 + number % 10_000)?;
+                self.pod_with(&format!("round{round}"), number, Some(port)).await
+            });
+            let pods: Vec<Pod> = pods.buffer_unordered(plan.parallel).try_collect().await?;
+            let gone = stream::iter(pods).map(|pod| self.gone(pod)).buffer_unordered(plan.parallel);
+            gone.try_collect::<Vec<_>>().await?;
+            holdings.push(self.settled(daemon, others).await?);
+        }
+        let name = format!("{} pods, {} times", plan.crowd, plan.rounds);
+        match holdings.as_slice() {
+            [first, .., last] => Holdings::compare(*first, *last, &name),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// What is there when the kernel has taken down what was removed: in the background, for network namespaces.
+    async fn settled(&self, daemon: u32, others: &[u32]) -> Result<Holdings> {
+        let (mut before, deadline) = (None, Instant::now() + Duration::from_secs(60));
+        loop {
+            let now = Holdings::look(daemon, taken(daemon, others)?.daemon)?;
+            if before == Some(now.lasting()) || Instant::now() > deadline {
+                return Ok(now);
+            }
+            before = Some(now.lasting());
+            sleep(Duration::from_secs(1)).await;
+        }
     }
 
     async fn one_by_one(&self, name: &str, count: usize, pause: Duration) -> Result<Vec<Figure>> {
@@ -147,6 +188,10 @@ impl Workload {
     }
 
     async fn pod(&self, name: &str, number: usize) -> Result<Pod> {
+        self.pod_with(name, number, None).await
+    }
+
+    async fn pod_with(&self, name: &str, number: usize, port: Option<u16>) -> Result<Pod> {
         let name = format!("{name}-{number}");
         let folder = self.logs.join(&name);
         let config = PodSandboxConfig {
@@ -159,6 +204,7 @@ impl Workload {
             hostname: name.clone(),
             log_directory: folder.display().to_string(),
             labels: HashMap::from([("io.kubernetes.pod.name".into(), name)]),
+            port_mappings: port.map(port_mapping).into_iter().collect(),
             linux: Some(LinuxPodSandboxConfig {
                 cgroup_parent: format!("{}/pod{number}", self.parent),
                 security_context: Some(LinuxSandboxSecurityContext {
@@ -233,6 +279,10 @@ impl Workload {
         runtime.remove_pod_sandbox(request).await.context("RemovePodSandbox")?;
         Ok(Gone { stop, pod: began.elapsed() })
     }
+}
+
+fn port_mapping(port: u16) -> PortMapping {
+    PortMapping { protocol: Protocol::Tcp.into(), container_port: 80, host_port: port.into(), host_ip: String::new() }
 }
 
 fn megabytes(name: &str, bytes: f64) -> Figure {

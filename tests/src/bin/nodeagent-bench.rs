@@ -31,6 +31,12 @@ struct Arguments {
     /// Seconds of idling under load
     #[arg(long, default_value_t = 20)]
     idle: u64,
+    /// Pods that come and go in rounds at the end
+    #[arg(long, default_value_t = 250)]
+    crowd: usize,
+    /// How often; fewer than two leave that out
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
     /// Leave out the peer
     #[arg(long)]
     alone_in_this: bool,
@@ -60,13 +66,16 @@ fn run() -> Result<ExitCode> {
         pods: arguments.pods,
         parallel: arguments.parallel,
         idle: Duration::from_secs(arguments.idle),
+        rounds: 0,
+        crowd: arguments.crowd,
     };
     let registry = Registry::start(Access::Open)?;
     Image::busybox()?.push(&registry, "library/busybox", "1")?;
     Image::busybox()?.set("Entrypoint", serde_json::json!(["sleep", "86399"])).push(&registry, "pause", "1")?;
     let runtime = Runtime::new().context("start the asynchronous runtime")?;
     let mut columns = Vec::new();
-    let mut measure = |subject: Subject| -> Result<()> {
+    let mut measure = |subject: Subject, rounds: usize| -> Result<()> {
+        let plan = Plan { rounds, ..plan };
         eprintln!("measuring {}", subject.name);
         let cri = subject.client(&runtime)?;
         let logs = tempfile::tempdir()?;
@@ -79,11 +88,11 @@ fn run() -> Result<ExitCode> {
         drop(subject);
         leaks::remove_cgroup_tree(&parent)
     };
-    measure(Subject::ours(true)?)?;
-    measure(Subject::ours(false)?)?;
+    measure(Subject::ours(true)?, arguments.rounds)?;
+    measure(Subject::ours(false)?, 0)?;
     if !arguments.alone_in_this {
         match Subject::containerd(&registry.reference("pause:1"))? {
-            Some(peer) => measure(peer)?,
+            Some(peer) => measure(peer, 0)?,
             None => eprintln!("containerd is not installed: no peer in this run"),
         }
     }
