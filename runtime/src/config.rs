@@ -46,6 +46,8 @@ pub struct Config {
     pub network: NetworkSection,
     /// Defaults of containers.
     pub containers: ContainerDefaults,
+    /// `[runtimes.NAME]`: other runtimes, for pods whose RuntimeClass has NAME as its handler.
+    pub runtimes: BTreeMap<String, RuntimeSection>,
 }
 
 impl Default for Config {
@@ -64,8 +66,22 @@ impl Default for Config {
             images: ImagesSection::default(),
             network: NetworkSection::default(),
             containers: ContainerDefaults::default(),
+            runtimes: BTreeMap::new(),
         }
     }
+}
+
+/// `[runtimes.NAME]`: an OCI runtime by its command line.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuntimeSection {
+    /// Its program.
+    pub path: PathBuf,
+    /// Where it keeps what it knows of containers; below the daemon's state directory unless said.
+    pub root: Option<PathBuf>,
+    /// Arguments before each command.
+    #[serde(default)]
+    pub options: Vec<String>,
 }
 
 /// `[images]`
@@ -264,6 +280,20 @@ impl Config {
                 return Err(invalid(key, format!("`{}` is not an absolute path", value.display())));
             }
         }
+        for (name, runtime) in &self.runtimes {
+            let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+            if name.is_empty() || !name.chars().all(letters) {
+                let message = "is no name that a RuntimeClass can have (a-z, 0-9, - and .)".to_owned();
+                return Err(invalid(&format!("runtimes.{name}"), message));
+            }
+            let root = runtime.root.iter().map(|root| ("root", root));
+            for (key, value) in [("path", &runtime.path)].into_iter().chain(root) {
+                if !value.is_absolute() {
+                    let message = format!("`{}` is not an absolute path", value.display());
+                    return Err(invalid(&format!("runtimes.{name}.{key}"), message));
+                }
+            }
+        }
         for (name, value) in &self.containers.rlimits {
             crate::container::rlimits::parse(name, value)
                 .map_err(|error| invalid(&format!("containers.rlimits.{name}"), error.to_string()))?;
@@ -363,6 +393,18 @@ mod tests {
     #[test]
     fn a_relative_path_is_refused() {
         assert_eq!(error("root = \"var/lib\""), "/etc/x.toml: root: `var/lib` is not an absolute path");
+    }
+
+    #[test]
+    fn runtimes_have_names_and_paths() {
+        let config = parse(Path::new("/x"), "[runtimes.crun]\npath = \"/usr/bin/crun\"\n").unwrap();
+        assert_eq!(config.runtimes["crun"].path, Path::new("/usr/bin/crun"));
+        assert_eq!(
+            error("[runtimes.crun]\npath = \"crun\"\n"),
+            "/etc/x.toml: runtimes.crun.path: `crun` is not an absolute path"
+        );
+        assert!(error("[runtimes.Crun]\npath = \"/c\"\n").starts_with("/etc/x.toml: runtimes.Crun: is no name"));
+        assert!(error("[runtimes.crun]\npaht = \"/c\"\n").contains("did you mean `path`?"));
     }
 
     #[test]

@@ -11,10 +11,12 @@
 //! * [`cri`]: protocol only: unpack, call the domain, pack
 //! * [`sandbox`]: one task per pod; the client of the pod's shim
 //! * [`container`]: from a container's configuration to what the shim launches
+//! * [`handler`]: other runtimes that make containers in our place
 //! * [`image`]: pull, list, remove, prepare root file systems; [`content`]: blobs by digest; [`snapshot`]: layers
 //! * [`network`]: CNI configurations and plugins, names of network namespaces
 //! * [`cgroup`]: hierarchies, limits, statistics
 //! * [`seccomp`]: from profiles to filters; [`capability`]: names and numbers
+//! * [`selinux`]: labels of pods and their files
 //! * [`state`]: records that survive the daemon
 //! * [`events`]: what happened to containers, for those who listen
 
@@ -30,6 +32,7 @@ pub mod daemon;
 pub mod events;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod handler;
 mod id;
 pub mod image;
 pub mod kernel;
@@ -38,6 +41,7 @@ pub mod node;
 pub mod notify;
 pub mod sandbox;
 pub mod seccomp;
+pub mod selinux;
 pub mod server;
 pub mod snapshot;
 pub mod state;

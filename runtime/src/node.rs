@@ -14,11 +14,13 @@ use crate::container::capabilities::bounding_of;
 use crate::container::rlimits;
 use crate::container::spec::HostFacts;
 use crate::events::Events;
+use crate::handler::Handlers;
 use crate::image::{ImageError, Images, ImagesConfig, TrustConfig};
 use crate::kernel::Kernel;
 use crate::network::{Network, NetworkConfig};
 use crate::sandbox::{Environment, MemfdLauncher, Paths, Pods};
 use crate::seccomp::Filters;
+use crate::selinux::Selinux;
 use crate::server::ServerError;
 use crate::state::{StateError, Store};
 use crate::telemetry::chain;
@@ -100,6 +102,8 @@ impl Node {
         let images = Images::open(images_config(&config)).await.map_err(Precondition::Images)?;
         let network = Network::new(network_config(&config));
         let events = Events::default();
+        let systemd = cgroups.made_by_systemd();
+        let handlers = Handlers::probe(&config.runtimes, &config.state, &config.shim, systemd).await;
         let environment = Environment {
             paths,
             store,
@@ -108,7 +112,7 @@ impl Node {
             network: Box::new(network.clone()),
             images: Box::new(images.clone()),
             events: events.clone(),
-            host: host_facts(&config, kernel)?,
+            host: host_facts(&config, kernel, handlers)?,
         };
         let pods = Pods::new(Arc::new(environment));
         Ok(Node { config, cgroups, kernel, images, network, pods, events, stop: CancellationToken::new() })
@@ -179,7 +183,7 @@ fn table_name(root: &Path) -> String {
     digest.iter().take(4).fold("nodeagent-".to_owned(), |name, byte| format!("{name}{byte:02x}"))
 }
 
-fn host_facts(config: &Config, kernel: Kernel) -> Result<HostFacts, Precondition> {
+fn host_facts(config: &Config, kernel: Kernel, handlers: Handlers) -> Result<HostFacts, Precondition> {
     // checked when the configuration was read: nothing is lost here
     let limits = config.containers.rlimits.iter().filter_map(|(name, value)| rlimits::parse(name, value).ok());
     Ok(HostFacts {
@@ -190,6 +194,8 @@ fn host_facts(config: &Config, kernel: Kernel) -> Result<HostFacts, Precondition
         kernel,
         seccomp: Filters::new(kernel.version),
         cdi_dirs: config.containers.cdi_dirs.clone(),
+        handlers,
+        selinux: Selinux::detect(),
     })
 }
 

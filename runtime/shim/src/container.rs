@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::EpollFlags;
 
 use crate::cgroup::Cgroup;
-use crate::launcher::{Failure, Launcher};
+use crate::foreign;
+use crate::launch;
+use crate::launcher::{Birth, Failure, Launcher};
 use crate::log::now;
 use crate::output::{Output, Scratch, Which};
 use crate::pod::{Caller, Outbox};
@@ -53,6 +55,8 @@ pub struct Container {
     pub alone: bool,
     /// It runs in the pod's user namespace.
     pub user_namespace: bool,
+    /// Another runtime makes it.
+    pub foreign: Option<foreign::State>,
     phase: Phase,
     pid: i32,
     output: Output,
@@ -85,6 +89,7 @@ impl Container {
             oom_score_adj: None,
             alone: false,
             user_namespace: false,
+            foreign: None,
             pid: launcher.pid,
             phase: Phase::Launching { launcher, held },
             output,
@@ -122,7 +127,8 @@ impl Container {
 
     /// The process, while there is one to be signalled: it is not reaped yet, so the number is its own.
     pub fn process(&self) -> Option<i32> {
-        matches!(self.phase, Phase::Launching { .. } | Phase::Running).then_some(self.pid)
+        let reaped = self.foreign.as_ref().is_some_and(foreign::State::is_reaped);
+        (!reaped && matches!(self.phase, Phase::Launching { .. } | Phase::Running)).then_some(self.pid)
     }
 
     /// Whether its program runs.
@@ -167,22 +173,132 @@ impl Container {
                 crate::io::complain(&format!("terminal of {}: {error}", self.state.container));
             }
         }
-        if ended && launcher.executed() {
+        // with another runtime the exec was that of its command
+        if ended && launcher.executed() && self.foreign.is_none() {
             let warnings = std::mem::take(&mut launcher.warnings);
-            self.phase = Phase::Running;
-            // without it the numbers are still read at the end
-            self.memory = self
-                .cgroup
-                .memory_events()
-                .and_then(|file| context.poller.watch(file, Token::Memory(self.number), EpollFlags::EPOLLPRI).ok());
-            self.state.pid = Some(self.pid);
-            self.state.started_at = now();
-            let answer = Answer::Started { pid: self.pid, started_at: self.state.started_at, warnings };
-            for caller in self.starters.drain(..) {
-                context.outbox.reply(caller, answer.clone());
-            }
+            self.runs(warnings, context);
         }
         // an end without exec is the launcher's death: the wait that follows tells how
+    }
+
+    /// Its program has been executed.
+    fn runs(&mut self, warnings: Vec<String>, context: &mut Context<'_>) {
+        self.phase = Phase::Running;
+        // without it the numbers are still read at the end
+        self.memory = self
+            .cgroup
+            .memory_events()
+            .and_then(|file| context.poller.watch(file, Token::Memory(self.number), EpollFlags::EPOLLPRI).ok());
+        self.state.pid = Some(self.pid);
+        self.state.started_at = now();
+        let answer = Answer::Started { pid: self.pid, started_at: self.state.started_at, warnings };
+        for caller in self.starters.drain(..) {
+            context.outbox.reply(caller, answer.clone());
+        }
+    }
+
+    /// Takes the end of a process of another runtime that is not the container's own. False when it is none of these.
+    pub fn command_ended(&mut self, ended: Ended, orphans: &mut Vec<Ended>, context: &mut Context<'_>) -> bool {
+        match self.foreign.as_ref().map(|state| &state.stage) {
+            Some(foreign::Stage::Creating) if self.process() == Some(ended.pid) => {
+                self.created(ended, orphans, context);
+                true
+            }
+            Some(foreign::Stage::Starting { command, .. }) if *command == ended.pid => {
+                self.start_ended(ended, context);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a process whose end nobody else knows may turn out to be its own.
+    pub fn expects_orphan(&self) -> bool {
+        self.process().is_some()
+            && self.foreign.as_ref().is_some_and(|state| matches!(state.stage, foreign::Stage::Creating))
+    }
+
+    /// `create` has ended: with the number of the container's process, or without a container.
+    fn created(&mut self, ended: Ended, orphans: &mut Vec<Ended>, context: &mut Context<'_>) {
+        self.hear(context);
+        let Some(state) = &mut self.foreign else { return };
+        let Phase::Launching { launcher, .. } = &mut self.phase else { return };
+        let executed = launcher.executed();
+        let number = self.number;
+        let made = match launcher.failure.take() {
+            Some(failure) => Err(failure),
+            None if executed && ended.code == 0 && self.killed.is_none() => state.created(),
+            None if executed => Err(state.failure("create", ended.code)),
+            None => Err(Failure {
+                kind: crate::protocol::ErrorKind::System,
+                exit_code: ended.code,
+                message: format!("the launcher was ended with code {}", ended.code),
+            }),
+        };
+        let started = made.and_then(|pid| {
+            self.pid = pid;
+            let (runtime, id) = (state.runtime.clone(), self.state.container.clone());
+            Launcher::fork(context.poller, number, &Birth::default(), |status, _| {
+                launch::foreign_start(&id, &runtime, status)
+            })
+            .map_err(|error| Failure {
+                kind: crate::protocol::ErrorKind::System,
+                exit_code: 128,
+                message: format!("make a process: {error}"),
+            })
+        });
+        match started {
+            Ok(starter) => {
+                let place = orphans.iter().position(|orphan| orphan.pid == self.pid);
+                let early = place.map(|place| orphans.swap_remove(place));
+                state.stage = foreign::Stage::Starting { command: starter.pid, early };
+                *launcher = starter;
+            }
+            Err(failure) => {
+                // whatever it has left in the cgroup is ended with what follows
+                state.stage = foreign::Stage::Started;
+                self.phase = Phase::Running;
+                self.fail(ended, failure, context);
+            }
+        }
+    }
+
+    /// `start` has ended: the program runs, or has run.
+    fn start_ended(&mut self, ended: Ended, context: &mut Context<'_>) {
+        self.hear(context);
+        let Some(state) = &mut self.foreign else { return };
+        let foreign::Stage::Starting { early, .. } = std::mem::replace(&mut state.stage, foreign::Stage::Started)
+        else {
+            return;
+        };
+        let said = match &mut self.phase {
+            Phase::Launching { launcher, .. } => launcher.failure.take(),
+            _ => None,
+        };
+        if ended.code == 0 && said.is_none() {
+            self.runs(Vec::new(), context);
+            if let Some(early) = early {
+                self.ended(early, context);
+            }
+            return;
+        }
+        let failure = said.unwrap_or_else(|| state.failure("start", ended.code));
+        match early {
+            Some(early) => self.fail(early, failure, context),
+            None => {
+                state.failure = Some(failure);
+                self.killed.get_or_insert_with(Instant::now);
+                self.kill_once();
+            }
+        }
+    }
+
+    /// It could not be started, and has no process any more.
+    fn fail(&mut self, ended: Ended, failure: Failure, context: &mut Context<'_>) {
+        if let Some(state) = &mut self.foreign {
+            state.failure = Some(failure);
+        }
+        self.ended(ended, context);
     }
 
     /// Memory has become short in it.
@@ -231,13 +347,21 @@ impl Container {
     /// Its first process has ended.
     pub fn ended(&mut self, ended: Ended, context: &mut Context<'_>) {
         self.hear(context);
+        if let Some(state) = &mut self.foreign
+            && let foreign::Stage::Starting { early, .. } = &mut state.stage
+        {
+            // told when it is known whether it was ever started
+            *early = Some(ended);
+            return;
+        }
         self.state.finished_at = now();
         self.state.pid = None;
         // now: the daemon removes the cgroup as soon as it hears of the end
         self.state.oom_killed |= self.cgroup.oom_killed();
         self.memory = None;
-        let failure = match std::mem::replace(&mut self.phase, Phase::Exited) {
-            Phase::Launching { launcher, .. } => Some(launcher.failure(ended.code)),
+        let failure = match (std::mem::replace(&mut self.phase, Phase::Exited), &mut self.foreign) {
+            (_, Some(state)) => state.failure.take(),
+            (Phase::Launching { launcher, .. }, None) => Some(launcher.failure(ended.code)),
             _ => None,
         };
         self.state.exit_code = Some(failure.as_ref().map_or(ended.code, |failure| failure.exit_code));

@@ -7,15 +7,19 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::cgroup::Cgroup;
 use crate::container::Context;
+use crate::foreign;
 use crate::launcher::{Failure, Launcher};
 use crate::output::{Output, Scratch, Which};
 use crate::pod::Caller;
 use crate::poll::Number;
-use crate::protocol::Answer;
+use crate::protocol::{Answer, Foreign};
 use crate::sys::{self, Ended};
 
 /// How long the killed get to disappear.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Processes of an exec by another runtime that are looked for to be killed.
+const MAX_DESCENDANTS: usize = 4096;
 
 /// A running exec.
 #[derive(Debug)]
@@ -35,6 +39,8 @@ pub struct Exec {
     killed: Option<Instant>,
     /// A cgroup of its own, so that all it started can be told from the rest.
     pub cgroup: Option<Cgroup>,
+    /// Another runtime runs it: that, and the name of the files about it.
+    pub foreign: Option<(Foreign, String)>,
     end: Option<(Result<i32, Failure>, Instant)>,
 }
 
@@ -55,6 +61,7 @@ impl Exec {
             timed_out: false,
             killed: None,
             cgroup: None,
+            foreign: None,
             end: None,
         }
     }
@@ -91,7 +98,8 @@ impl Exec {
             let _ = sys::send_signal(-self.pid, libc::SIGKILL);
             let _ = sys::send_signal(self.pid, libc::SIGKILL);
         }
-        self.cgroup.as_ref().is_none_or(Cgroup::kill)
+        let left = self.foreign.as_ref().is_some_and(|(runtime, name)| kill_session(runtime, name));
+        self.cgroup.as_ref().is_none_or(Cgroup::kill) && !left
     }
 
     /// Kills it because its container or the pod has come to its end.
@@ -105,7 +113,15 @@ impl Exec {
         self.hear();
         let result = match self.launcher.take() {
             Some(launcher) => Err(launcher.failure(ended.code)),
-            None => Ok(ended.code),
+            None => match &self.foreign {
+                // the process's own code, unless there never was one
+                Some((runtime, name))
+                    if ended.code != 0 && !foreign::last_message(&log_of(runtime, name)).is_empty() =>
+                {
+                    Err(foreign::failure(runtime, "exec", &format!("{name}.log"), ended.code))
+                }
+                _ => Ok(ended.code),
+            },
         };
         if self.timed_out {
             // by number once more: the group may have others, and without a leader its number stays taken by them
@@ -126,6 +142,12 @@ impl Exec {
         if !killed && since.elapsed() < PATIENCE {
             return false;
         }
+        if let Some((runtime, name)) = &self.foreign {
+            for path in [log_of(runtime, name), pid_of(runtime, name)] {
+                // they go with the bundle otherwise
+                let _ = std::fs::remove_file(path);
+            }
+        }
         self.output.drain(context.scratch);
         let output = std::mem::replace(&mut self.output, Output::keep(0));
         let (stdout, stderr) = output.kept();
@@ -144,4 +166,48 @@ impl Exec {
         context.outbox.reply(self.caller, answer);
         true
     }
+}
+
+fn log_of(runtime: &Foreign, name: &str) -> String {
+    format!("{}/{name}.log", runtime.bundle)
+}
+
+fn pid_of(runtime: &Foreign, name: &str) -> String {
+    format!("{}/{name}.pid", runtime.bundle)
+}
+
+/// Kills the process that a runtime has started, and what that has started. Its parent is the runtime, or with that gone
+/// the shim, so that its number is its own until it has been waited for; it is used once. True when somebody was there.
+fn kill_session(runtime: &Foreign, name: &str) -> bool {
+    let path = pid_of(runtime, name);
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    let Some(pid) = text.trim().parse::<i32>().ok().filter(|pid| *pid > 1) else { return false };
+    if std::fs::remove_file(&path).is_err() {
+        return false;
+    }
+    // held by descriptors, then looked for again: a number may have been given to another one meanwhile
+    let held: Vec<_> = descendants(pid).into_iter().filter_map(|one| Some((one, sys::pidfd_open(one).ok()?))).collect();
+    let still = descendants(pid);
+    for (_, process) in held.iter().filter(|(one, _)| still.contains(one)) {
+        let _ = sys::pidfd_signal(process, libc::SIGKILL);
+    }
+    // runtimes give it a session of its own
+    let group = sys::send_signal(-pid, libc::SIGKILL).is_ok();
+    sys::send_signal(pid, libc::SIGKILL).is_ok() || group
+}
+
+/// Children of a process, theirs, and so on.
+fn descendants(pid: i32) -> Vec<i32> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied().filter(|_| found.len() < MAX_DESCENDANTS) {
+        next += 1;
+        let threads = std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+        for thread in threads {
+            let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            found.extend(children.split_whitespace().filter_map(|child| child.parse::<i32>().ok()));
+        }
+    }
+    found.remove(0);
+    found
 }

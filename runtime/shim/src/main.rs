@@ -6,6 +6,7 @@ mod cgroup;
 mod connection;
 mod container;
 mod exec;
+mod foreign;
 mod io;
 mod launch;
 mod launcher;
@@ -65,6 +66,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), MainError> {
+    if is_sole_reaper(std::env::args_os()) {
+        return reaper::run_alone().map_err(|source| MainError::Reaper { source });
+    }
     if let Some(socket) = reapers_socket(std::env::args_os()) {
         return reaper::run(socket).map_err(|source| MainError::Reaper { source });
     }
@@ -83,6 +87,12 @@ fn run() -> Result<(), MainError> {
 fn sandbox_of(mut args: impl Iterator<Item = OsString>) -> Option<String> {
     let (flag, id) = (args.next()?, args.next()?.into_string().ok()?);
     (flag == "--sandbox" && !id.is_empty() && args.next().is_none()).then_some(id)
+}
+
+/// Whether this program is the first process of a pod that another runtime has made.
+fn is_sole_reaper(mut args: impl Iterator<Item = OsString>) -> bool {
+    let name = args.next();
+    name.is_some_and(|name| name.to_str() == Some(reaper::PATH)) && args.next().is_none()
 }
 
 /// Number of the socket, if this program was executed as the reaper.

@@ -85,6 +85,8 @@ pub struct Pod {
     execs: Vec<Exec>,
     /// Cgroups of execs that left something running.
     lingering: Vec<crate::cgroup::Cgroup>,
+    /// Ends of processes that nobody knew, while another runtime makes a container.
+    orphans: Vec<Ended>,
     reaper: Option<Reaper>,
     next: Number,
     stopping: Option<Vec<Caller>>,
@@ -104,6 +106,7 @@ impl Pod {
             containers: Vec::new(),
             execs: Vec::new(),
             lingering: Vec::new(),
+            orphans: Vec::new(),
             reaper: None,
             next: 0,
             stopping: None,
@@ -279,6 +282,9 @@ impl Pod {
 
     fn ended(&mut self, ended: Ended) {
         let mut context = Context { poller: &self.poller, outbox: &mut self.outbox, scratch: &mut self.scratch };
+        if self.containers.iter_mut().any(|c| c.command_ended(ended, &mut self.orphans, &mut context)) {
+            return;
+        }
         if let Some(container) = self.containers.iter_mut().find(|c| c.process() == Some(ended.pid)) {
             for exec in self.execs.iter_mut().filter(|exec| exec.container == container.number) {
                 exec.abandon();
@@ -288,6 +294,11 @@ impl Pod {
             exec.ended(ended);
         } else if let Some(reaper) = self.reaper.take_if(|reaper| reaper.pid == ended.pid) {
             reaper.ended(ended, self.stopped || self.exiting, &mut self.outbox);
+        } else if self.containers.iter().any(Container::expects_orphan) {
+            // the process of a container may end before the command that made it
+            self.orphans.push(ended);
+        } else {
+            self.orphans.clear();
         }
     }
 

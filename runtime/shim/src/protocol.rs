@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 
 mod spec;
 
-pub use spec::{Capabilities, Device, LaunchSpec, Mount, PidNamespace, Placement, ProcessSpec, Propagation, Rootfs};
+pub use spec::{
+    Capabilities, Device, Foreign, LaunchSpec, Mount, PidNamespace, Placement, ProcessSpec, Propagation, Rootfs,
+};
 
 /// Version of this protocol, said in [`Hello`]. Raised when a meaning changes, not when a field is added.
 pub const VERSION: u32 = 1;
@@ -167,6 +169,9 @@ pub struct ExecSpec {
     pub timeout_ms: u64,
     /// Bytes kept of each stream.
     pub output_limit: u64,
+    /// The process in the words of an OCI runtime, for a container that one has made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreign: Option<String>,
 }
 
 /// A frame from the shim: the answer to a request, or an event.

@@ -15,6 +15,9 @@ use crate::sys;
 /// Name under which the program is the reaper.
 pub const NAME: &str = "nodeagent-reaper";
 
+/// Under which it is in the root of a pod that another runtime makes.
+pub const PATH: &str = "/nodeagent-reaper";
+
 /// What a reaper needs: to wait, to say once that it does, to end.
 const ALLOWED: [libc::c_long; 8] = [
     libc::SYS_rt_sigtimedwait,
@@ -47,19 +50,36 @@ pub fn run(socket: i32) -> Result<(), ReaperError> {
     let process = |source| ReaperError::Process { source };
     let socket = sys::inherited(socket).map_err(|source| ReaperError::Socket { source })?;
     become_nobody(&socket).map_err(|source| ReaperError::Rights { source })?;
+    let ready = serde_json::to_vec(&Report::Ready).map_err(|_| process(Errno::EINVAL))?;
+    let wanted = close_off()?;
+    nix::unistd::write(&socket, &ready).map_err(|source| ReaperError::Ready { source })?;
+    drop(socket);
+    reap(&wanted)
+}
+
+/// As the first process of a pod that another runtime has made: that one has given it its user and taken its rights.
+pub fn run_alone() -> Result<(), ReaperError> {
+    let wanted = close_off()?;
+    reap(&wanted)
+}
+
+/// Closes everything to itself that it does not need; the signals that it waits for.
+fn close_off() -> Result<SigSet, ReaperError> {
+    let process = |source| ReaperError::Process { source };
     // after the change of user, which sets it anew
     prctl::set_dumpable(false).map_err(process)?;
     let all = SigSet::all();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), None).map_err(process)?;
-    let ready = serde_json::to_vec(&Report::Ready).map_err(|_| process(Errno::EINVAL))?;
     let mut wanted = SigSet::empty();
     wanted.add(Signal::SIGCHLD);
     wanted.add(Signal::SIGTERM);
     sys::load_seccomp(&filter()).map_err(|source| ReaperError::Seccomp { source })?;
-    nix::unistd::write(&socket, &ready).map_err(|source| ReaperError::Ready { source })?;
-    drop(socket);
+    Ok(wanted)
+}
+
+fn reap(wanted: &SigSet) -> ! {
     loop {
-        match sys::wait_signal(&wanted) {
+        match sys::wait_signal(wanted) {
             // a sender outside of the namespace has no number in it; those inside have no say
             Some((libc::SIGTERM, 0)) => sys::end_now(0),
             // whatever woke us: a signal that came while another was handled is not reported twice

@@ -5,13 +5,16 @@ use std::path::{Component, Path};
 use std::sync::Arc;
 
 use nodeagent_cri_api::ContainerConfig;
-use nodeagent_shim::protocol::LaunchSpec;
+use nodeagent_shim::protocol::{LaunchSpec, PidNamespace, Placement};
 
-use super::spec::{self, Inputs};
+use super::spec::{self, Inputs, SpecError};
 use super::update::limits;
-use super::{ContainerError, ContainerRecord, Phase, User, volumes};
+use super::{ContainerError, ContainerRecord, Phase, User, seccomp, volumes};
+use crate::cgroup::Resources;
+use crate::handler::{self, Handler};
 use crate::image::{Image, Rootfs};
 use crate::sandbox::{PodError, PodHandle, PodView, Shared, Shim};
+use crate::selinux;
 use crate::state::Kind;
 use crate::telemetry::chain;
 use crate::{clock, id};
@@ -83,6 +86,7 @@ fn plan(
     Ok(ContainerRecord {
         id,
         sandbox: view.sandbox.id.clone(),
+        handler: view.sandbox.runtime_handler.clone(),
         created_at: clock::now(),
         phase: Phase::Creating,
         image_id: image.id.clone(),
@@ -136,7 +140,7 @@ fn put_together(
     for path in volumes.iter().chain([rootfs]).map(spec::mount_point) {
         fs::create_dir_all(&path).map_err(|source| ContainerError::Directory { path, source })?;
     }
-    let built = spec::build(&Inputs {
+    let mut built = spec::build(&Inputs {
         id: &record.id,
         config: &record.config,
         pod: &view.sandbox,
@@ -152,18 +156,75 @@ fn put_together(
     let cgroups = &environment.cgroups;
     let failed = |source| ContainerError::Cgroup { id: record.id.clone(), source };
     let limits = limits(&record.resources, &environment.host)?;
+    record.device_rules.clone_from(&built.device_rules);
     if cgroups.made_by_systemd() {
         limits.check().map_err(failed)?;
-        record.device_rules = built.device_rules;
     } else {
         cgroups.create(&record.cgroup).map_err(failed)?;
         cgroups.apply(&record.cgroup, &limits).map_err(failed)?;
         cgroups.restrict_devices(&record.cgroup, &built.device_rules).map_err(failed)?;
     }
+    if let Some(label) = &built.file_label {
+        relabel(&record.config, label)?;
+    }
+    if let Some(handler) = environment.host.handlers.find(&record.handler) {
+        hand_over(environment, view, record, handler, &mut built, &limits)?;
+    }
     record.user = built.user;
     record.stop_signal = built.stop_signal;
     record.log_path = built.spec.log_path.clone().unwrap_or_default();
     Ok(built.spec)
+}
+
+/// Gives volumes the label of the container's files, where kubelet wants that.
+fn relabel(config: &ContainerConfig, label: &str) -> Result<(), SpecError> {
+    for mount in config.mounts.iter().filter(|mount| mount.selinux_relabel && !mount.host_path.is_empty()) {
+        let path = Path::new(&mount.host_path);
+        // as it is mounted: links are followed on the host
+        let path = fs::canonicalize(path).map_err(|source| SpecError::Source { path: path.to_owned(), source })?;
+        selinux::relabel_tree(&path, label)?;
+    }
+    Ok(())
+}
+
+/// Writes down what another runtime is to make of it.
+fn hand_over(
+    environment: &Shared,
+    view: &PodView,
+    record: &ContainerRecord,
+    handler: &Handler,
+    built: &mut spec::Built,
+    limits: &Resources,
+) -> Result<(), ContainerError> {
+    let context = record.config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default();
+    let bounding = built.spec.process.capabilities.bounding;
+    let profile = seccomp::document(&context, &environment.host.seccomp, bounding);
+    let target = match &built.spec.pid_namespace {
+        PidNamespace::Container(id) => view.container(id).map(|container| container.record.pid),
+        _ => None,
+    };
+    let document = handler::container(
+        &built.spec,
+        &handler::Inputs {
+            config: &record.config,
+            pod: &view.sandbox,
+            cgroup: &record.cgroup,
+            by_systemd: handler.by_systemd(),
+            limits,
+            devices: &built.device_rules,
+            seccomp: profile.map_err(SpecError::Seccomp)?,
+            target,
+        },
+    );
+    let document = document.map_err(SpecError::Handler)?;
+    let root = Path::new(&built.spec.rootfs.target);
+    let bundle = root.parent().unwrap_or(root);
+    let path = bundle.join("config.json");
+    fs::write(&path, document.to_string()).map_err(|source| ContainerError::Directory { path, source })?;
+    built.spec.foreign = Some(handler.foreign(bundle));
+    // the runtime asks systemd itself
+    built.spec.placement = Placement::Attach;
+    Ok(())
 }
 
 /// Puts the launcher of a container into its cgroup, where systemd makes that.
@@ -199,6 +260,10 @@ pub async fn erase(environment: &Shared, record: &ContainerRecord, shim: Option<
     let failed = |source| ContainerError::Cgroup { id: id.clone(), source };
     // empty by now, unless a launcher hung when its start was given up
     environment.cgroups.kill(&record.cgroup).await.map_err(failed)?;
+    if let Some(handler) = environment.host.handlers.find(&record.handler) {
+        let deleted = handler.delete(id).await;
+        deleted.map_err(|source| ContainerError::Runtime { id: id.clone(), source })?;
+    }
     environment.cgroups.remove(&record.cgroup).await.map_err(failed)?;
     let released = environment.images.release(id).await;
     released.map_err(|source| ContainerError::Rootfs { id: id.clone(), source: Box::new(source) })?;

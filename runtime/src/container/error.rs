@@ -49,6 +49,15 @@ pub enum ContainerError {
     /// What it asks for cannot be given.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// The runtime that made it.
+    #[error("runtime handler of container {id}")]
+    Runtime {
+        /// The container.
+        id: String,
+        /// Why.
+        #[source]
+        source: crate::handler::CommandError,
+    },
     /// Its root file system.
     #[error("root file system of container {id}")]
     Rootfs {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use nodeagent_shim::protocol::{ErrorKind, ExecSpec};
 
-use super::{ContainerError, Phase};
+use super::{ContainerError, Phase, SpecError};
+use crate::handler;
 use crate::sandbox::{Executed, PodHandle, Shim, ShimError};
 
 /// Bytes kept of each stream.
@@ -24,7 +25,11 @@ pub async fn exec(pod: &PodHandle, id: &str, command: &[String], timeout: i64) -
     process.args = command.to_vec();
     process.terminal = false;
     let timeout_ms = u64::try_from(Duration::from_secs(seconds).as_millis()).unwrap_or(u64::MAX);
-    let spec = ExecSpec { container: id.to_owned(), process, timeout_ms, output_limit: OUTPUT_LIMIT };
+    let foreign = match &container.spec.foreign {
+        Some(_) => Some(handler::process(&process).map_err(SpecError::Handler)?.to_string()),
+        None => None,
+    };
+    let spec = ExecSpec { container: id.to_owned(), process, timeout_ms, output_limit: OUTPUT_LIMIT, foreign };
     let executed = shim.exec(spec).await.map_err(|source| refused(source, id, "run a command in"))?;
     if executed.timed_out {
         return Err(ContainerError::ExecTimeout { id: id.to_owned(), seconds: timeout });

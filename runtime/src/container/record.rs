@@ -87,6 +87,9 @@ pub struct ContainerRecord {
     pub id: String,
     /// Its pod.
     pub sandbox: String,
+    /// The runtime that makes it; empty for ours.
+    #[serde(default)]
+    pub handler: String,
     /// Nanoseconds since the epoch.
     pub created_at: i64,
     /// Where it is in its life.

@@ -37,6 +37,11 @@ pub enum RlimitError {
     Order(String),
 }
 
+/// The name of a resource.
+pub fn name(number: u32) -> Option<&'static str> {
+    NAMES.get(usize::try_from(number).ok()?).copied()
+}
+
 /// The resource's number with its soft and hard limit.
 pub fn parse(name: &str, value: &str) -> Result<(u32, u64, u64), RlimitError> {
     let numbered = (0..).zip(NAMES).find(|(_, known)| *known == name);

@@ -96,6 +96,21 @@ pub fn filter(
     Ok(Some(STANDARD.encode(built.as_slice())))
 }
 
+/// The same in the words of another runtime; none: unconfined.
+pub fn document(
+    context: &LinuxContainerSecurityContext,
+    filters: &Filters,
+    bounding: u64,
+) -> Result<Option<serde_json::Value>, FilterError> {
+    let (profile, text) = match choose(context)? {
+        Profile::Unconfined => return Ok(None),
+        Profile::RuntimeDefault => ("RuntimeDefault".to_owned(), DEFAULT_PROFILE.to_vec()),
+        Profile::Localhost(path) => (path.display().to_string(), read(&path)?),
+    };
+    let resolved = filters.resolved(&text, bounding).map_err(|source| FilterError::Profile { profile, source })?;
+    Ok(Some(crate::seccomp::oci::document(&resolved)))
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, FilterError> {
     let failed = |source| FilterError::Read { path: path.to_owned(), source };
     let mut text = Vec::new();

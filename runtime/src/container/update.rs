@@ -69,13 +69,21 @@ pub async fn update(
         return Ok(resources);
     }
     write(&environment, &record, wanted.clone()).await?;
-    if let Err(error) = environment.cgroups.keep_in_step(&record.cgroup, &wanted).await {
+    let told = match environment.host.handlers.find(&record.handler) {
+        Some(handler) if record.phase == Phase::Running => handler
+            .update(&record.id, &wanted)
+            .await
+            .map_err(|source| ContainerError::Runtime { id: record.id.clone(), source }),
+        Some(_) => Ok(()),
+        None => environment.cgroups.keep_in_step(&record.cgroup, &wanted).await.map_err(failed),
+    };
+    if let Err(error) = told {
         // systemd would put the old ones back some day: they hold from now on
         let before = limits(&record.resources, &environment.host)?;
         if let Err(error) = write(&environment, &record, before).await {
             log::error!(id = record.id.as_str(); "{}", crate::telemetry::chain(&error));
         }
-        return Err(failed(error));
+        return Err(error);
     }
     Ok(resources)
 }

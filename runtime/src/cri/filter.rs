@@ -92,6 +92,8 @@ mod tests {
             cgroup: cgroups.path_of("", "abcdef").unwrap(),
             made_parent: false,
             shim_pid: 0,
+            first_pid: 0,
+            selinux_level: String::new(),
             netns: None,
             network_owed: false,
             ips: Vec::new(),

@@ -7,6 +7,7 @@ mod container_status;
 mod container_update;
 mod containers;
 mod convert;
+mod disk;
 mod events;
 mod exec;
 mod filter;
@@ -36,12 +37,13 @@ use crate::sandbox::{PodError, PodHandle};
 #[derive(Clone)]
 pub struct Cri {
     node: Arc<Node>,
+    disk: disk::WritableLayers,
 }
 
 impl Cri {
     /// The services of that node.
     pub fn new(node: Arc<Node>) -> Self {
-        Cri { node }
+        Cri { node, disk: disk::WritableLayers::default() }
     }
 }
 

@@ -37,9 +37,21 @@ pub(super) async fn status(cri: &Cri, request: StatusRequest) -> Result<StatusRe
     Ok(StatusResponse {
         status: Some(RuntimeStatus { conditions }),
         info: if request.verbose { info(cri) } else { HashMap::new() },
-        runtime_handlers: vec![RuntimeHandler { name: String::new(), features: Some(features) }],
+        runtime_handlers: handlers(cri, features),
         features: Some(RuntimeFeatures { supplemental_groups_policy: true, ..RuntimeFeatures::default() }),
     })
+}
+
+/// Ours, which has no name, and the others.
+fn handlers(cri: &Cri, own: RuntimeHandlerFeatures) -> Vec<RuntimeHandler> {
+    let others = cri.node.pods.environment().host.handlers.features().map(|(name, features)| RuntimeHandler {
+        name: name.to_owned(),
+        features: Some(RuntimeHandlerFeatures {
+            recursive_read_only_mounts: features.recursive_read_only_mounts && cri.node.kernel.mount_setattr,
+            user_namespaces: false,
+        }),
+    });
+    [RuntimeHandler { name: String::new(), features: Some(own) }].into_iter().chain(others).collect()
 }
 
 fn condition(kind: &str, ready: Result<(), (String, String)>) -> RuntimeCondition {

@@ -1,4 +1,4 @@
-//! What pods and containers use: CPU, memory and swap, from their cgroups.
+//! What pods and containers use: CPU, memory and swap, from their cgroups; disk space as [`disk`](super::disk) knows it.
 
 use nodeagent_cri_api::{
     ContainerAttributes, ContainerStats, ContainerStatsFilter, ContainerStatsRequest, ContainerStatsResponse, CpuUsage,
@@ -13,7 +13,7 @@ use super::{Batches, Cri, batches, filter, status};
 use crate::cgroup::{Cgroups, Stats};
 use crate::clock;
 use crate::container::{ContainerError, ContainerRecord, Phase};
-use crate::sandbox::PodView;
+use crate::sandbox::{ContainerView, PodView};
 
 pub(super) async fn container_stats(
     cri: &Cri,
@@ -22,16 +22,25 @@ pub(super) async fn container_stats(
     let (pod, id) = cri.container(&request.container_id)?;
     let view = pod.view();
     let container = view.container(&id).ok_or_else(|| status::container(ContainerError::NotFound { id }))?;
-    Ok(ContainerStatsResponse { stats: Some(of_container(&cri.node.cgroups, &container.record).0) })
+    let mut stats = of_container(&cri.node.cgroups, &container.record).0;
+    stats.writable_layer = cri.disk.of_one(&container.record.id, &container.spec.rootfs.upper).await;
+    Ok(ContainerStatsResponse { stats: Some(stats) })
 }
 
 fn all_containers(cri: &Cri, filter: Option<ContainerStatsFilter>) -> Vec<ContainerStats> {
     let filter = filter::Containers::of_stats(filter);
     let views = cri.node.pods.views();
-    let containers = views.iter().flat_map(|view| &view.containers).map(|container| &container.record);
+    cri.disk.keep(|id| views.iter().any(|view| view.container(id).is_some()));
+    let containers = views.iter().flat_map(|view| &view.containers);
     // what does not run uses nothing; kubelet would count it as running
-    let running = containers.filter(|record| record.phase == Phase::Running && filter.lets(record));
-    running.map(|record| of_container(&cri.node.cgroups, record).0).collect()
+    let running = containers.filter(|one| one.record.phase == Phase::Running && filter.lets(&one.record));
+    running.map(|container| with_disk(cri, container)).collect()
+}
+
+fn with_disk(cri: &Cri, container: &ContainerView) -> ContainerStats {
+    let mut stats = of_container(&cri.node.cgroups, &container.record).0;
+    stats.writable_layer = cri.disk.latest(&container.record.id, &container.spec.rootfs.upper);
+    stats
 }
 
 pub(super) async fn list_container_stats(
@@ -54,14 +63,14 @@ pub(super) async fn pod_sandbox_stats(
     request: PodSandboxStatsRequest,
 ) -> Result<PodSandboxStatsResponse, Status> {
     let view = cri.pod(&request.pod_sandbox_id)?.view();
-    Ok(PodSandboxStatsResponse { stats: Some(of_pod(&cri.node.cgroups, &view)) })
+    Ok(PodSandboxStatsResponse { stats: Some(of_pod(cri, &view)) })
 }
 
 fn all_pods(cri: &Cri, filter: Option<PodSandboxStatsFilter>) -> Vec<PodSandboxStats> {
     let filter = filter::Pods::of_stats(filter);
     let views = cri.node.pods.views();
     let ready = views.iter().filter(|view| view.sandbox.ready() && filter.lets(&view.sandbox));
-    ready.map(|view| of_pod(&cri.node.cgroups, view)).collect()
+    ready.map(|view| of_pod(cri, view)).collect()
 }
 
 pub(super) async fn list_pod_sandbox_stats(
@@ -129,13 +138,14 @@ fn memory(used: &Stats) -> MemoryUsage {
 }
 
 /// The sum of its containers: the pod's own cgroup is empty.
-fn of_pod(cgroups: &Cgroups, view: &PodView) -> PodSandboxStats {
+fn of_pod(cri: &Cri, view: &PodView) -> PodSandboxStats {
     let sandbox = &view.sandbox;
     let running = view.containers.iter().filter(|container| container.record.phase == Phase::Running);
     let mut sum = Stats::default();
     let mut containers = Vec::new();
     for container in running {
-        let (stats, used) = of_container(cgroups, &container.record);
+        let (mut stats, used) = of_container(&cri.node.cgroups, &container.record);
+        stats.writable_layer = cri.disk.latest(&container.record.id, &container.spec.rootfs.upper);
         containers.push(stats);
         sum.add(&used);
     }

@@ -9,6 +9,7 @@ use crate::cgroup::CgroupError;
 use crate::container::{ContainerError, SpecError};
 use crate::image::{ErrorCode, ImageError};
 use crate::sandbox::{PodError, ShimError};
+use crate::selinux::RelabelError;
 use crate::telemetry::chain;
 
 /// An answer for what this runtime does not offer; kubelet and crictl step over it.
@@ -42,14 +43,20 @@ pub(super) fn image(error: ImageError) -> Status {
 fn pod_code(error: &PodError) -> Code {
     match error {
         PodError::NotFound { .. } => Code::NotFound,
-        PodError::Invalid(_) | PodError::Handler(_) => Code::InvalidArgument,
+        PodError::Invalid(_) | PodError::Handler { .. } => Code::InvalidArgument,
         PodError::NotReady { .. } | PodError::Busy { .. } => Code::FailedPrecondition,
         PodError::Cgroup { source, .. } => cgroup_code(source),
         PodError::Shim { source, .. } => shim_code(source),
         PodError::Network { .. } | PodError::Stopping => Code::Unavailable,
         PodError::Container { source, .. } => container_code(source),
         PodError::Shared(shared) => pod_code(shared),
-        PodError::Id(_) | PodError::Record { .. } | PodError::File { .. } | PodError::Netns { .. } => Code::Internal,
+        PodError::Id(_)
+        | PodError::Record { .. }
+        | PodError::File { .. }
+        | PodError::First { .. }
+        | PodError::Label { .. }
+        | PodError::Runtime { .. }
+        | PodError::Netns { .. } => Code::Internal,
     }
 }
 
@@ -67,6 +74,7 @@ fn container_code(error: &ContainerError) -> Code {
         ContainerError::Shared(shared) => container_code(shared),
         ContainerError::Stopping => Code::Unavailable,
         ContainerError::Id(_)
+        | ContainerError::Runtime { .. }
         | ContainerError::Directory { .. }
         | ContainerError::Record { .. }
         | ContainerError::Unkillable { .. } => Code::Internal,
@@ -76,7 +84,10 @@ fn container_code(error: &ContainerError) -> Code {
 fn spec_code(error: &SpecError) -> Code {
     match error {
         SpecError::ImageFile { .. } | SpecError::Source { .. } => Code::Internal,
+        SpecError::Label(RelabelError::File { .. }) => Code::Internal,
         SpecError::Invalid(_)
+        | SpecError::Label(_)
+        | SpecError::Handler(_)
         | SpecError::Seccomp(_)
         | SpecError::RecursiveReadOnly(_)
         | SpecError::ImageVolume(_)

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use super::ShimError;
 use crate::cgroup::CgroupError;
+use crate::handler::{CommandError, FirstError};
 use crate::network::netns::NetnsError;
+use crate::selinux::RelabelError;
 use crate::state::StateError;
 
 /// Failure of the network, whoever provides it.
@@ -25,8 +27,42 @@ pub enum PodError {
     #[error("{0}")]
     Invalid(String),
     /// A handler that is not configured.
-    #[error("runtime handler `{0}` is not configured")]
-    Handler(String),
+    #[error("runtime handler `{name}` is not configured; {known}, besides the built-in one without a name")]
+    Handler {
+        /// As it was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// The label of its files.
+    #[error("files of sandbox {id}")]
+    Label {
+        /// The pod.
+        id: String,
+        /// Why.
+        #[source]
+        source: RelabelError,
+    },
+    /// The pod's first container, which another runtime is to make.
+    #[error("cannot start the first container of sandbox {id} by runtime handler {name}")]
+    First {
+        /// The pod.
+        id: String,
+        /// The handler.
+        name: String,
+        /// Why.
+        #[source]
+        source: FirstError,
+    },
+    /// What another runtime knows of it.
+    #[error("runtime handler of sandbox {id}")]
+    Runtime {
+        /// The pod.
+        id: String,
+        /// Why.
+        #[source]
+        source: CommandError,
+    },
     /// It takes no containers any more.
     #[error("sandbox {id} is not ready")]
     NotReady {

@@ -10,6 +10,8 @@ use nodeagent_cri_api::{DnsConfig, NamespaceMode, PodSandboxConfig};
 
 use super::record::namespaces;
 use super::{PodError, SandboxRecord};
+use crate::container::spec::with_context;
+use crate::selinux;
 
 /// As everywhere else; a pod that needs more mounts its own.
 const SHM_OPTIONS: &str = "mode=1777,size=64m";
@@ -24,7 +26,7 @@ const MAX_LABEL: usize = 63;
 const MAX_RESOLV_CONF: u64 = 1 << 20;
 
 /// Makes the pod's directory and what is in it.
-pub(super) fn make(dir: &Path, pod: &SandboxRecord) -> Result<(), PodError> {
+pub(super) fn make(dir: &Path, pod: &SandboxRecord, label: Option<&str>) -> Result<(), PodError> {
     let failed = |action, path: &Path| {
         let path = path.to_owned();
         move |source| PodError::File { action, path, source }
@@ -38,6 +40,11 @@ pub(super) fn make(dir: &Path, pod: &SandboxRecord) -> Result<(), PodError> {
     fs::write(&resolv_conf, text).map_err(failed("write", &resolv_conf))?;
     let name = dir.join("hostname");
     fs::write(&name, format!("{}\n", hostname(&pod.config))).map_err(failed("write", &name))?;
+    if let Some(label) = label {
+        for path in [&resolv_conf, &name] {
+            selinux::relabel(path, label).map_err(|source| PodError::Label { id: pod.id.clone(), source })?;
+        }
+    }
     // who is root in the pod
     let ids = pod.id_maps();
     let root = ids.and_then(|ids| ids.uid(0).zip(ids.gid(0)));
@@ -51,7 +58,7 @@ pub(super) fn make(dir: &Path, pod: &SandboxRecord) -> Result<(), PodError> {
         fs::create_dir_all(&shm).map_err(failed("make", &shm))?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         let owner = root.map(|(uid, gid)| format!(",uid={uid},gid={gid}")).unwrap_or_default();
-        let options = format!("{SHM_OPTIONS}{owner}");
+        let options = with_context(&format!("{SHM_OPTIONS}{owner}"), label);
         mount(Some("shm"), &shm, Some("tmpfs"), flags, Some(options.as_str()))
             .map_err(|errno| failed("mount", &shm)(errno.into()))?;
     }

@@ -72,8 +72,9 @@ impl Pods {
     pub async fn run(&self, config: PodSandboxConfig, handler: String) -> Result<String, PodError> {
         let incomplete = || PodError::Invalid("the sandbox's metadata needs name, namespace and uid".to_owned());
         let key = Key::of(&config).ok_or_else(incomplete)?;
-        if !handler.is_empty() {
-            return Err(PodError::Handler(handler));
+        let handlers = &self.inner.environment.host.handlers;
+        if !handler.is_empty() && handlers.find(&handler).is_none() {
+            return Err(PodError::Handler { name: handler, known: handlers.known() });
         }
         let request = (config, handler);
         let joined = self.inner.running.join(&key, &request, || {

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use nodeagent_cri_api::{
-    LinuxContainerResources, NamespaceMode, NamespaceOption, PodSandboxConfig, UpdatePodSandboxResourcesRequest,
+    LinuxContainerResources, NamespaceMode, NamespaceOption, PodSandboxConfig, SeLinuxOption,
+    UpdatePodSandboxResourcesRequest,
 };
 use nodeagent_shim::protocol::IdMaps;
 use serde::{Deserialize, Serialize};
@@ -69,6 +70,12 @@ pub struct SandboxRecord {
     /// The supervisor's process.
     #[serde(default)]
     pub shim_pid: i32,
+    /// The first process of a pod that another runtime makes.
+    #[serde(default)]
+    pub first_pid: i32,
+    /// What tells its processes and files from those of other pods, where SELinux is on.
+    #[serde(default)]
+    pub selinux_level: String,
     /// Where the network namespace is bound; none on the host's network.
     #[serde(default)]
     pub netns: Option<String>,
@@ -87,6 +94,11 @@ impl SandboxRecord {
     /// The namespaces asked for; what is not said is the protocol's zero value, `POD`.
     pub fn namespaces(&self) -> NamespaceOption {
         namespaces(&self.config)
+    }
+
+    /// The SELinux label asked for, or parts of it.
+    pub fn selinux_options(&self) -> Option<&SeLinuxOption> {
+        self.config.linux.as_ref()?.security_context.as_ref()?.selinux_options.as_ref()
     }
 
     /// Whether the pod uses the host's network.

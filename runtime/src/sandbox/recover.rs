@@ -60,6 +60,9 @@ impl Pods {
     async fn meet(&self, found: Found<SandboxRecord>, mut containers: Vec<(ContainerRecord, LaunchSpec)>) {
         let environment = self.environment();
         let Found { this_boot, mut record, .. } = found;
+        if let Some(selinux) = &environment.host.selinux {
+            selinux.levels.note(&record.selinux_level);
+        }
         if record.state == SandboxState::Creating {
             log::info!(id = record.id.as_str(); "undoing a sandbox that was never finished");
             for (container, _) in &containers {
@@ -80,7 +83,7 @@ impl Pods {
                         task::reconcile(container, state);
                     });
                 }
-                forget_strangers(&shim, &states, &containers).await;
+                forget_strangers(&shim, &record.id, &states, &containers).await;
                 (Some(shim), Some(events))
             }
             None => {
@@ -187,11 +190,13 @@ async fn kill(environment: &Shared, container: &ContainerRecord) {
 /// Containers that the shim knows and no record names: their creation was undone.
 async fn forget_strangers(
     shim: &super::Shim,
+    pod: &str,
     states: &[nodeagent_shim::protocol::ContainerState],
     containers: &[(ContainerRecord, LaunchSpec)],
 ) {
     for state in states {
-        if containers.iter().any(|(container, _)| container.id == state.container) {
+        // the first container of a pod that another runtime makes has the pod's id
+        if state.container == pod || containers.iter().any(|(container, _)| container.id == state.container) {
             continue;
         }
         // one that has ended cannot be killed

@@ -10,7 +10,9 @@ use super::record::namespaces;
 use super::shim::ShimEvent;
 use super::task::Beginning;
 use super::{PodError, SandboxRecord, SandboxState, Shared, Shim, files, hostname, id_maps, teardown};
+use crate::handler;
 use crate::kernel::Kernel;
+use crate::selinux::Labels;
 use crate::state::Kind;
 use crate::telemetry::chain;
 use crate::{clock, id};
@@ -34,7 +36,7 @@ pub(super) async fn make(
     config: PodSandboxConfig,
     handler: String,
 ) -> Result<Beginning, Box<Failed>> {
-    check(&config, environment.host.kernel).map_err(refused)?;
+    check(&config, &handler, environment.host.kernel).map_err(refused)?;
     let mut record = plan(environment, config, handler).map_err(refused)?;
     match build(environment, &mut record).await {
         Ok((shim, events)) => {
@@ -59,7 +61,7 @@ pub(super) async fn undo(environment: &Shared, mut record: SandboxRecord) -> Opt
 }
 
 /// Refuses what cannot be, before anything is touched.
-fn check(config: &PodSandboxConfig, kernel: Kernel) -> Result<(), PodError> {
+fn check(config: &PodSandboxConfig, handler: &str, kernel: Kernel) -> Result<(), PodError> {
     let invalid = |message: String| Err(PodError::Invalid(message));
     let metadata = config.metadata.clone().unwrap_or_default();
     for (what, value) in [("name", metadata.name), ("namespace", metadata.namespace), ("uid", metadata.uid)] {
@@ -71,10 +73,19 @@ fn check(config: &PodSandboxConfig, kernel: Kernel) -> Result<(), PodError> {
         let most = files::MAX_HOSTNAME;
         return invalid(format!("host name `{}` has more than {most} characters", config.hostname));
     }
+    for mapping in config.port_mappings.iter().filter(|mapping| !mapping.host_ip.is_empty()) {
+        if mapping.host_ip.parse::<std::net::IpAddr>().is_err() {
+            // without it the port would be open on all addresses
+            return invalid(format!("host port {}: `{}` is no address", mapping.host_port, mapping.host_ip));
+        }
+    }
     let options = namespaces(config);
     let own_ids = id_maps(options.userns_options.as_ref()).map_err(PodError::Invalid)?.is_some();
     if own_ids && !kernel.mapped_layers {
         return invalid("user namespaces need a kernel that maps ids of overlay layers (5.19)".to_owned());
+    }
+    if own_ids && !handler.is_empty() {
+        return invalid(format!("runtime handler {handler} offers no user namespaces"));
     }
     for (what, mode) in [("network", options.network()), ("ipc", options.ipc()), ("pid", options.pid())] {
         if mode == NamespaceMode::Target {
@@ -99,6 +110,7 @@ fn plan(environment: &Shared, config: PodSandboxConfig, handler: String) -> Resu
     let parent = config.linux.as_ref().map_or("", |linux| linux.cgroup_parent.as_str());
     let cgroup = environment.cgroups.path_of(parent, &id);
     let cgroup = cgroup.map_err(|source| PodError::Cgroup { id: id.clone(), source })?;
+    let selinux_level = level(environment, &config, &id)?;
     let own_network = namespaces(&config).network() != NamespaceMode::Node;
     let netns = own_network.then(|| environment.paths.netns.name(&id).to_string_lossy().into_owned());
     Ok(SandboxRecord {
@@ -110,6 +122,8 @@ fn plan(environment: &Shared, config: PodSandboxConfig, handler: String) -> Resu
         runtime_handler: handler,
         cgroup,
         shim_pid: 0,
+        first_pid: 0,
+        selinux_level,
         netns,
         network_owed: false,
         ips: Vec::new(),
@@ -117,9 +131,34 @@ fn plan(environment: &Shared, config: PodSandboxConfig, handler: String) -> Resu
     })
 }
 
+/// The level asked for, else one that no other pod has. Given back when the pod is erased.
+fn level(environment: &Shared, config: &PodSandboxConfig, id: &str) -> Result<String, PodError> {
+    let Some(selinux) = &environment.host.selinux else { return Ok(String::new()) };
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let options = context.and_then(|context| context.selinux_options.as_ref());
+    if let Some(asked) = options.map(|options| options.level.as_str()).filter(|level| !level.is_empty()) {
+        selinux.levels.note(asked);
+        return Ok(asked.to_owned());
+    }
+    // identifiers are random
+    let seed = id.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or_default();
+    let none = || PodError::Invalid("there are as many pods as SELinux has pairs of categories".to_owned());
+    selinux.levels.take(seed).ok_or_else(none)
+}
+
+/// Labels of what the pod itself has, which is files.
+fn labels(environment: &Shared, record: &SandboxRecord) -> Result<Option<Labels>, PodError> {
+    let Some(selinux) = &environment.host.selinux else { return Ok(None) };
+    let options = record.namespaces();
+    let confined = options.pid() != NamespaceMode::Node && options.ipc() != NamespaceMode::Node;
+    let labels = selinux.labels(record.selinux_options(), &record.selinux_level, confined);
+    labels.map(Some).map_err(|error| PodError::Invalid(error.to_string()))
+}
+
 async fn build(environment: &Shared, record: &mut SandboxRecord) -> Result<Connected, PodError> {
     let id = record.id.clone();
     save(environment, record)?;
+    let labels = labels(environment, record)?;
     let socket = environment.paths.socket(&id);
     let shim_error = |action| {
         let id = id.clone();
@@ -127,7 +166,7 @@ async fn build(environment: &Shared, record: &mut SandboxRecord) -> Result<Conne
     };
     record.shim_pid = environment.shims.launch(&id, &socket).await.map_err(shim_error("start the supervisor"))?;
     // cgroup and files while the new process loads
-    let prepared = prepare(environment, record);
+    let prepared = prepare(environment, record, labels);
     let supervised = async {
         let (shim, events) = Shim::connect(&socket, &id).await.map_err(shim_error("reach the supervisor"))?;
         shim.setup(pod_setup(record)).await.map_err(shim_error("make namespaces"))?;
@@ -154,18 +193,28 @@ async fn build(environment: &Shared, record: &mut SandboxRecord) -> Result<Conne
             }
         }
     }
+    if let Some(handler) = environment.host.handlers.find(&record.runtime_handler) {
+        let started = handler::start(environment, handler, record, &shim).await;
+        let name = record.runtime_handler.clone();
+        record.first_pid = started.map_err(|source| PodError::First { id: id.clone(), name, source })?;
+    }
     record.state = SandboxState::Ready;
     save(environment, record)?;
     log::info!(id = id.as_str(), pid = record.shim_pid; "sandbox ready");
     Ok((shim, events))
 }
 
-fn prepare(environment: &Shared, record: &SandboxRecord) -> tokio::task::JoinHandle<Result<(), PodError>> {
+fn prepare(
+    environment: &Shared,
+    record: &SandboxRecord,
+    labels: Option<Labels>,
+) -> tokio::task::JoinHandle<Result<(), PodError>> {
     let (environment, record) = (Arc::clone(environment), record.clone());
     tokio::task::spawn_blocking(move || {
         let made = environment.cgroups.create(&record.cgroup);
         made.map_err(|source| PodError::Cgroup { id: record.id.clone(), source })?;
-        files::make(&environment.paths.pod(&record.id), &record)
+        let label = labels.map(|labels| labels.file.to_string());
+        files::make(&environment.paths.pod(&record.id), &record, label.as_deref())
     })
 }
 
@@ -178,10 +227,12 @@ fn pod_setup(record: &SandboxRecord) -> PodSetup {
         new_net,
         new_ipc: options.ipc() != NamespaceMode::Node,
         new_uts: new_net,
-        shared_pid: options.pid() == NamespaceMode::Pod,
+        // another runtime makes it with the pod's first container
+        shared_pid: options.pid() == NamespaceMode::Pod && record.runtime_handler.is_empty(),
         netns_path: record.netns.clone(),
         hostname: new_net.then(|| hostname(&record.config)),
         sysctls,
+        // policies let no container_t begin with a program in memory, which is what the reaper is
         selinux_label: None,
         user_namespace: record.id_maps(),
     }

@@ -74,13 +74,21 @@ pub(super) async fn erase(environment: &Shared, record: &SandboxRecord, shim: Op
     if let Err(error) = detached {
         detach_again(environment, record, error).await?;
     }
+    if let Some(handler) = environment.host.handlers.find(&record.runtime_handler) {
+        let deleted = handler.delete(&record.id).await;
+        deleted.map_err(|source| PodError::Runtime { id: record.id.clone(), source })?;
+    }
     let removed = environment.cgroups.remove(&record.cgroup).await;
     removed.map_err(|source| PodError::Cgroup { id: record.id.clone(), source })?;
     if record.made_parent {
         environment.cgroups.remove_empty_parent(record.cgroup.parent());
     }
     let removed = environment.store.remove(Kind::Pod, &record.id);
-    removed.map_err(|source| PodError::Record { id: record.id.clone(), source })
+    removed.map_err(|source| PodError::Record { id: record.id.clone(), source })?;
+    if let Some(selinux) = &environment.host.selinux {
+        selinux.levels.free(&record.selinux_level);
+    }
+    Ok(())
 }
 
 /// Without its namespace, a network has no links left that could not be removed; addresses may be.

@@ -5,6 +5,7 @@
 
 pub mod arch;
 pub mod compile;
+pub mod oci;
 pub mod profile;
 
 use std::collections::HashMap;
@@ -15,7 +16,7 @@ use thiserror::Error;
 
 use crate::capability::number;
 use arch::Arch;
-use profile::{Profile, ProfileError, Subject};
+use profile::{Profile, ProfileError, Resolved, Subject};
 
 /// The profile of `RuntimeDefault`.
 ///
@@ -58,6 +59,13 @@ impl Filters {
         Filters { kernel, kept: Arc::default() }
     }
 
+    /// A profile for a container with these bounding capabilities, as it is on this machine.
+    pub fn resolved(&self, profile: &[u8], capabilities: u64) -> Result<Resolved, SeccompError> {
+        let has = |name: &str| number(name).is_some_and(|number| capabilities & (1 << number) != 0);
+        let subject = Subject { capabilities: &has, kernel: self.kernel, arch: Arch::NATIVE };
+        Ok(Profile::parse(profile)?.resolve(&subject)?)
+    }
+
     /// The filter of a profile for a container with these bounding capabilities (bit = number): `struct sock_filter[]`.
     pub fn filter(&self, profile: &[u8], capabilities: u64) -> Result<Arc<Vec<u8>>, SeccompError> {
         let key = Key { profile: Sha256::digest(profile).into(), capabilities };
@@ -66,9 +74,7 @@ impl Filters {
         if let Some(filter) = kept(self) {
             return Ok(filter);
         }
-        let has = |name: &str| number(name).is_some_and(|number| capabilities & (1 << number) != 0);
-        let subject = Subject { capabilities: &has, kernel: self.kernel, arch: Arch::NATIVE };
-        let resolved = Profile::parse(profile)?.resolve(&subject)?;
+        let resolved = self.resolved(profile, capabilities)?;
         let filter = Arc::new(compile::to_bytes(&compile::compile(&resolved)?));
         let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= KEPT {

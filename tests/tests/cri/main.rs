@@ -12,6 +12,7 @@ mod containers;
 mod dialects;
 mod escapes;
 mod exec;
+mod handlers;
 mod image_volumes;
 mod images;
 mod inside;
@@ -57,6 +58,7 @@ fn run() -> anyhow::Result<ExitCode> {
     user_namespaces::add(&mut suite);
     escapes::add(&mut suite);
     exec::add(&mut suite);
+    handlers::add(&mut suite);
     logs::add(&mut suite);
     metrics::add(&mut suite);
     recovery::add(&mut suite);

@@ -184,7 +184,16 @@ impl Node {
     }
 
     pub async fn try_run(&self, config: &PodSandboxConfig) -> Result<String, tonic::Status> {
-        let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        self.try_run_by(config, "").await
+    }
+
+    pub async fn run_by(&self, config: &PodSandboxConfig, handler: &str) -> Result<String> {
+        self.try_run_by(config, handler).await.context("RunPodSandbox")
+    }
+
+    /// By a runtime handler.
+    pub async fn try_run_by(&self, config: &PodSandboxConfig, handler: &str) -> Result<String, tonic::Status> {
+        let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler.into() };
         let id = self.cri().runtime.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id;
         self.know(&id);
         Ok(id)

@@ -70,7 +70,16 @@ impl Suite {
         F: FnOnce(Arc<Node>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<()>> + Send,
     {
-        self.add(name, test);
+        self.add_own_with(name, "", test);
+    }
+
+    /// The same with settings.
+    pub fn add_own_with<F, Fut>(&mut self, name: &str, settings: &'static str, test: F)
+    where
+        F: FnOnce(Arc<Node>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<()>> + Send,
+    {
+        self.add_with(name, settings, test);
         if peer().is_some() {
             let trial = self.trials.pop().map(|trial| trial.with_ignored_flag(true));
             self.trials.extend(trial);

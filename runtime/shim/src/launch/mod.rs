@@ -9,6 +9,7 @@
 
 mod devices;
 mod error;
+mod foreign;
 mod mounts;
 mod process;
 mod program;
@@ -29,11 +30,12 @@ use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchdir, pivot_roo
 
 pub use self::error::LaunchError;
 pub use self::error::chain;
+pub use self::foreign::pid_file;
 pub use self::process::become_nobody;
 use self::process::{Inside, Labels};
 use self::report::{Report, send, wait_for_release};
 use self::resolve::{Make, Root};
-use crate::protocol::{LaunchSpec, Placement, ProcessSpec};
+use crate::protocol::{Foreign, LaunchSpec, Placement, ProcessSpec};
 use crate::sys;
 use crate::user_namespace::UserNamespace;
 
@@ -85,6 +87,31 @@ pub struct Place {
 /// Becomes a further process of a running container.
 pub fn exec(spec: &ProcessSpec, user: Option<&UserNamespace>, place: &Place, streams: &Streams, status: &OwnedFd) -> ! {
     let result = enter(spec, user, place, streams, status);
+    give_up(&result, status)
+}
+
+/// Becomes the command of another runtime that creates a container.
+pub fn foreign_create(spec: &LaunchSpec, foreign: &Foreign, streams: &Streams, status: &OwnedFd) -> ! {
+    let result = foreign::create(spec, foreign, streams, status);
+    give_up(&result, status)
+}
+
+/// Becomes the command of another runtime that starts a container.
+pub fn foreign_start(container: &str, foreign: &Foreign, status: &OwnedFd) -> ! {
+    let result = foreign::start(container, foreign, status);
+    give_up(&result, status)
+}
+
+/// Becomes the command of another runtime that runs a further process. `name` is that of its files.
+pub fn foreign_exec(
+    container: &str,
+    foreign: &Foreign,
+    process: &str,
+    name: &str,
+    streams: &Streams,
+    status: &OwnedFd,
+) -> ! {
+    let result = foreign::exec(container, foreign, process, name, streams, status);
     give_up(&result, status)
 }
 

@@ -103,6 +103,19 @@ pub fn receive<Fd: AsFd>(socket: Fd) -> Received {
     }
 }
 
+/// Receives what a runtime sends: a descriptor with a text that only names it.
+pub fn receive_descriptor<Fd: AsFd>(socket: Fd) -> Option<OwnedFd> {
+    let mut buffer = [0; 4096];
+    let mut control = nix::cmsg_space!([RawFd; 1]);
+    let mut parts = [IoSliceMut::new(&mut buffer)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut parts, Some(&mut control), flags).ok()?;
+    message.cmsgs().into_iter().flatten().find_map(|part| match part {
+        ControlMessageOwned::ScmRights(fds) => fds.first().copied().map(crate::sys::received),
+        _ => None,
+    })
+}
+
 /// Lets a held launcher go on.
 pub fn release<Fd: AsFd>(socket: Fd) -> nix::Result<()> {
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;

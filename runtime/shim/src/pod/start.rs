@@ -12,12 +12,13 @@ use super::{Caller, Pod, Refusal};
 use crate::cgroup::Cgroup;
 use crate::container::Container;
 use crate::exec::Exec;
+use crate::foreign;
 use crate::io::pipe_to_read;
 use crate::launch::{self, Join, Place, Streams};
 use crate::launcher::{Birth, Launcher};
 use crate::log::LogFile;
 use crate::output::{Output, Which};
-use crate::protocol::{ErrorKind, ExecSpec, LaunchSpec, PidNamespace, Placement};
+use crate::protocol::{ErrorKind, ExecSpec, Foreign, LaunchSpec, PidNamespace, Placement};
 
 /// Containers of one pod, running or remembered.
 const MAX_CONTAINERS: usize = 1024;
@@ -82,6 +83,7 @@ impl Pod {
             ),
         };
         let join_pid = match &spec.pid_namespace {
+            _ if spec.foreign.is_some() => None,
             PidNamespace::New | PidNamespace::Host => None,
             PidNamespace::Container(other) => Some(self.pid_namespace_of(other)?),
             PidNamespace::Pod => Some(namespace(self.reaper_pid()?, "pid")?),
@@ -111,14 +113,17 @@ impl Pod {
             join_pid: join_pid.as_ref().map(AsFd::as_fd),
             cgroup: birthplace.as_ref().map(AsFd::as_fd),
         };
-        let launcher = Launcher::fork(&self.poller, number, &birth, |status, placed| {
-            launch::container(spec, self.namespaces.user().filter(|_| user), &streams, status, placed)
+        let birth = if spec.foreign.is_some() { Birth::default() } else { birth };
+        let launcher = Launcher::fork(&self.poller, number, &birth, |status, placed| match &spec.foreign {
+            Some(foreign) => launch::foreign_create(spec, foreign, &streams, status),
+            None => launch::container(spec, self.namespaces.user().filter(|_| user), &streams, status, placed),
         })?;
         let held = spec.placement == Placement::Wait;
         let mut container = Container::new(number, spec.container.clone(), cgroup, launcher, output, held);
         container.oom_score_adj = spec.process.oom_score_adj;
         container.user_namespace = user;
-        container.alone = spec.pid_namespace == PidNamespace::New;
+        container.alone = spec.pid_namespace == PidNamespace::New && spec.foreign.is_none();
+        container.foreign = spec.foreign.clone().map(foreign::State::new);
         container.hold_stdin(stdin);
         container.started_by(caller, &mut self.outbox);
         self.containers.push(container);
@@ -152,6 +157,10 @@ impl Pod {
             return Err(Refusal::new(ErrorKind::WrongState, format!("there are {MAX_EXECS} execs already")));
         }
         let number = self.number();
+        if let Some(state) = &self.find(&spec.container)?.foreign {
+            let runtime = state.runtime.clone();
+            return self.exec_foreign(caller, spec, number, &runtime);
+        }
         let container = self.find(&spec.container)?;
         let (owner, user) = (container.number, container.user_namespace);
         let mut process = spec.process.clone();
@@ -175,7 +184,7 @@ impl Pod {
         let place = Place { cgroups, first, join };
         let user = self.namespaces.user().filter(|_| user);
         let child = |streams: &Streams, status: &OwnedFd| launch::exec(&process, user, &place, streams, status);
-        let forked = self.fork_exec(caller, spec, number, child, &join_pid);
+        let forked = self.fork_exec(caller, spec, number, child, Some(&join_pid));
         match forked {
             Ok(mut exec) => {
                 (exec.container, exec.cgroup) = (owner, own);
@@ -189,13 +198,28 @@ impl Pod {
         }
     }
 
+    /// Has another runtime run a further process in a container that it has made.
+    fn exec_foreign(&mut self, caller: Caller, spec: &ExecSpec, number: u32, runtime: &Foreign) -> Result<(), Refusal> {
+        let process = spec.foreign.as_deref().ok_or_else(|| invalid("an exec without its process in OCI's words"))?;
+        let owner = self.find(&spec.container)?.number;
+        let name = format!("exec-{number}");
+        let child = |streams: &Streams, status: &OwnedFd| {
+            launch::foreign_exec(&spec.container, runtime, process, &name, streams, status)
+        };
+        let mut exec = self.fork_exec(caller, spec, number, child, None)?;
+        exec.container = owner;
+        exec.foreign = Some((runtime.clone(), name.clone()));
+        self.execs.push(exec);
+        Ok(())
+    }
+
     fn fork_exec(
         &self,
         caller: Caller,
         spec: &ExecSpec,
         number: u32,
         child: impl Fn(&Streams, &OwnedFd),
-        pid_namespace: &OwnedFd,
+        pid_namespace: Option<&OwnedFd>,
     ) -> Result<Exec, Refusal> {
         let mut output = Output::keep(usize::try_from(spec.output_limit).unwrap_or(MAX_OUTPUT).min(MAX_OUTPUT));
         let streams = Streams {
@@ -203,7 +227,7 @@ impl Pod {
             stdout: Some(self.read_from(&mut output, number, Which::Stdout)?),
             stderr: Some(self.read_from(&mut output, number, Which::Stderr)?),
         };
-        let birth = Birth { join_pid: Some(pid_namespace.as_fd()), ..Birth::default() };
+        let birth = Birth { join_pid: pid_namespace.map(AsFd::as_fd), ..Birth::default() };
         let launcher = Launcher::fork(&self.poller, number, &birth, |status, _| child(&streams, status))?;
         let timeout = (spec.timeout_ms > 0).then(|| Duration::from_millis(spec.timeout_ms));
         Ok(Exec::new(number, launcher, output, caller, timeout))

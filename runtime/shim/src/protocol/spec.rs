@@ -40,6 +40,22 @@ pub struct LaunchSpec {
     pub stdin: bool,
     /// Close standard input when the first attached client leaves.
     pub stdin_once: bool,
+    /// Another runtime makes the container, by the `config.json` of this bundle; of all the above only the file systems of
+    /// layers, the cgroups (to tell who is in there), the terminal, the streams and the log are ours then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreign: Option<Foreign>,
+}
+
+/// An OCI runtime, by its command line.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Foreign {
+    /// Absolute path of the program.
+    pub program: String,
+    /// Arguments before each command.
+    pub options: Vec<String>,
+    /// Directory with `config.json`; files of each step are written here too.
+    pub bundle: String,
 }
 
 /// Who attaches the launcher to the container's cgroups.

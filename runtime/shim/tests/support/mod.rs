@@ -183,7 +183,13 @@ pub fn decode(text: &str) -> String {
 }
 
 pub fn exec(container: &str, script: &str) -> ExecSpec {
-    ExecSpec { container: container.into(), process: shell(script), timeout_ms: 0, output_limit: 16 << 20 }
+    ExecSpec {
+        container: container.into(),
+        process: shell(script),
+        timeout_ms: 0,
+        output_limit: 16 << 20,
+        foreign: None,
+    }
 }
 
 pub fn shell(script: &str) -> ProcessSpec {

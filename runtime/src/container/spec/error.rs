@@ -10,6 +10,12 @@ use crate::container::seccomp::FilterError;
 /// Why a container cannot be put together.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
+    /// A volume that cannot be labelled.
+    #[error(transparent)]
+    Label(#[from] crate::selinux::RelabelError),
+    /// What another runtime cannot be told.
+    #[error("{0}")]
+    Handler(#[from] crate::handler::DocumentError),
     /// The configuration contradicts itself, or the host.
     #[error("{0}")]
     Invalid(String),

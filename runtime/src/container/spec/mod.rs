@@ -16,15 +16,18 @@ use nodeagent_shim::protocol::{LaunchSpec, PidNamespace, Placement, ProcessSpec,
 
 pub use error::SpecError;
 pub(super) use mounts::image_of;
+pub use mounts::with_context;
 pub use signal::to_cri as to_cri_signal;
 
 use super::record::User;
 use super::{capabilities, cdi, seccomp};
 use crate::cgroup::{CgroupPath, Cgroups, DeviceRule};
+use crate::handler::Handlers;
 use crate::image::{ImageConfig, Rootfs};
 use crate::kernel::Kernel;
 use crate::sandbox::SandboxRecord;
 use crate::seccomp::Filters;
+use crate::selinux::{Labels, Selinux};
 
 /// What containers are given by default, and what the host can give.
 #[derive(Debug, Clone)]
@@ -43,6 +46,10 @@ pub struct HostFacts {
     pub seccomp: Filters,
     /// Where vendors describe their devices; a later directory counts for more.
     pub cdi_dirs: Vec<PathBuf>,
+    /// Other runtimes.
+    pub handlers: Handlers,
+    /// Labels, where SELinux is on.
+    pub selinux: Option<Selinux>,
 }
 
 /// What a container is put together from.
@@ -89,6 +96,8 @@ pub struct Built {
     pub stop_signal: i32,
     /// What its cgroup lets it use.
     pub device_rules: Vec<DeviceRule>,
+    /// Label of its files, if they have one.
+    pub file_label: Option<String>,
 }
 
 /// Where the launcher mounts the root file system, in its own mount namespace.
@@ -117,6 +126,8 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
     if let Some(ids) = &ids {
         devices::map_owners(&mut devices.nodes, ids);
     }
+    let labels = labels(inputs, &context)?;
+    let file_label = labels.as_ref().map(|labels| labels.file.to_string());
     let resources = inputs.config.linux.as_ref().and_then(|linux| linux.resources.as_ref());
     let process = ProcessSpec {
         args: environment::arguments(inputs.config, inputs.image)?,
@@ -131,7 +142,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
         rlimits: inputs.host.rlimits.clone(),
         oom_score_adj: resources.map(|resources| i32::try_from(resources.oom_score_adj).unwrap_or(0)),
         seccomp: seccomp::filter(&context, &inputs.host.seccomp, sets.bounding).map_err(SpecError::Seccomp)?,
-        selinux_label: None,
+        selinux_label: labels.as_ref().map(|labels| labels.process.to_string()),
         apparmor_profile: security::apparmor(&context)?,
         terminal: inputs.config.tty,
     };
@@ -141,9 +152,10 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
         rootfs: LaunchRootfs {
             upper: text(&inputs.rootfs.upper),
             work: text(&inputs.rootfs.work),
+            context: file_label.clone(),
             ..readonly_layers(inputs.rootfs)
         },
-        mounts: mounts::all(inputs, &edits.mounts, context.privileged)?,
+        mounts: mounts::all(inputs, &edits.mounts, context.privileged, file_label.as_deref())?,
         devices: devices.nodes,
         masked_paths: if unrestricted { Vec::new() } else { context.masked_paths.clone() },
         readonly_paths: if unrestricted { Vec::new() } else { context.readonly_paths.clone() },
@@ -158,9 +170,21 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
         log_path: log_path(inputs.pod, inputs.config)?,
         stdin: inputs.config.stdin,
         stdin_once: inputs.config.stdin_once,
+        foreign: None,
     };
     let stop_signal = signal::of(inputs.config, inputs.image);
-    Ok(Built { spec, user, stop_signal, device_rules: devices.rules })
+    Ok(Built { spec, user, stop_signal, device_rules: devices.rules, file_label })
+}
+
+/// The container's labels: its own options, else its pod's. One that may see the host's processes is not confined.
+fn labels(inputs: &Inputs<'_>, context: &LinuxContainerSecurityContext) -> Result<Option<Labels>, SpecError> {
+    let Some(selinux) = &inputs.host.selinux else { return Ok(None) };
+    let options = context.namespace_options.clone().unwrap_or_default();
+    let of_host = options.pid() == NamespaceMode::Node || options.ipc() == NamespaceMode::Node;
+    let confined = !context.privileged && !of_host;
+    let asked = context.selinux_options.as_ref().or_else(|| inputs.pod.selinux_options());
+    let labels = selinux.labels(asked, &inputs.pod.selinux_level, confined);
+    labels.map(Some).map_err(|error| SpecError::Invalid(error.to_string()))
 }
 
 fn pid_namespace(context: &LinuxContainerSecurityContext, target: Option<String>) -> Result<PidNamespace, SpecError> {

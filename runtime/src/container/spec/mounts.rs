@@ -20,7 +20,12 @@ const NOTHING: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFla
 
 /// Defaults first, so that what is asked for may be mounted inside them; then what is asked for, parents before
 /// children.
-pub(super) fn all(inputs: &Inputs<'_>, of_devices: &[cdi::Mount], privileged: bool) -> Result<Vec<Mount>, SpecError> {
+pub(super) fn all(
+    inputs: &Inputs<'_>,
+    of_devices: &[cdi::Mount],
+    privileged: bool,
+    label: Option<&str>,
+) -> Result<Vec<Mount>, SpecError> {
     let mut asked = Vec::new();
     let mut volumes = inputs.volumes.iter();
     let ids = inputs.pod.id_maps();
@@ -35,10 +40,22 @@ pub(super) fn all(inputs: &Inputs<'_>, of_devices: &[cdi::Mount], privileged: bo
     }
     asked.sort_by_key(|mount| Path::new(&mount.target).components().count());
     let mut mounts = file_systems(inputs, privileged, ids.as_ref());
+    for mount in mounts.iter_mut().filter(|mount| ["tmpfs", "devpts", "mqueue"].contains(&mount.fstype.as_str())) {
+        mount.data = with_context(&mount.data, label);
+    }
     mounts.extend(of_the_pod(inputs));
     mounts.retain(|default| asked.iter().all(|mount| mount.target != default.target));
     mounts.extend(asked);
     Ok(mounts)
+}
+
+/// Options of a mount whose files all have one label; the quotes keep the commas of its categories.
+pub fn with_context(options: &str, label: Option<&str>) -> String {
+    match label {
+        None => options.to_owned(),
+        Some(label) if options.is_empty() => format!("context=\"{label}\""),
+        Some(label) => format!("{options},context=\"{label}\""),
+    }
 }
 
 fn file_system(fstype: &str, target: &str, flags: MsFlags, data: &str) -> Mount {

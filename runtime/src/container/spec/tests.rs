@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use nodeagent_cri_api::{
     Capability, KeyValue, LinuxContainerConfig, LinuxContainerResources, LinuxPodSandboxConfig,
     LinuxSandboxSecurityContext, Mount as AskedMount, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
+    SeLinuxOption,
 };
 use nodeagent_shim::protocol::Mount;
 
@@ -23,6 +24,7 @@ struct Fixture {
     image: ImageConfig,
     cgroups: Cgroups,
     target: Option<String>,
+    selinux: Option<crate::selinux::Selinux>,
 }
 
 fn own_pid() -> NamespaceOption {
@@ -52,6 +54,8 @@ fn fixture() -> Fixture {
         cgroup: cgroups.path_of("/pods", "p1").unwrap(),
         made_parent: false,
         shim_pid: 1,
+        first_pid: 0,
+        selinux_level: "s0:c4,c5".into(),
         netns: None,
         network_owed: false,
         ips: Vec::new(),
@@ -61,7 +65,7 @@ fn fixture() -> Fixture {
     let linux = LinuxContainerConfig { security_context: Some(security_context), ..Default::default() };
     let config = ContainerConfig { linux: Some(linux), log_path: "c/0.log".into(), ..Default::default() };
     let image = ImageConfig { entrypoint: vec!["/entry".into()], cmd: vec!["arg".into()], ..ImageConfig::default() };
-    Fixture { dir, pod, config, image, cgroups, target: None }
+    Fixture { dir, pod, config, image, cgroups, target: None, selinux: None }
 }
 
 impl Fixture {
@@ -78,6 +82,8 @@ impl Fixture {
             kernel: Kernel::from_release("6.1.0"),
             seccomp: Filters::new((6, 1)),
             cdi_dirs: vec![self.dir.path().join("cdi")],
+            handlers: crate::handler::Handlers::default(),
+            selinux: self.selinux.clone(),
         };
         let rootfs = Rootfs {
             lower: vec![self.dir.path().join("lower")],
@@ -302,4 +308,30 @@ fn in_a_user_namespace_what_is_roots_belongs_to_root_inside() {
     assert!(mount(&spec, "/dev/pts").data.ends_with("gid=1005"));
     // ids of the process stay those inside
     assert_eq!((spec.process.uid, spec.process.gid), (0, 0));
+}
+
+#[test]
+fn labels_are_given_only_where_selinux_is_on() {
+    let mut fixture = fixture();
+    let plain = fixture.build().unwrap();
+    assert_eq!((plain.spec.process.selinux_label, plain.spec.rootfs.context, plain.file_label), (None, None, None));
+    assert!(plain.spec.mounts.iter().all(|mount| !mount.data.contains("context")));
+
+    fixture.selinux = Some(crate::selinux::Selinux::from_contexts(""));
+    let built = fixture.build().unwrap();
+    let file = "system_u:object_r:container_file_t:s0:c4,c5";
+    assert_eq!(built.spec.process.selinux_label.as_deref(), Some("system_u:system_r:container_t:s0:c4,c5"));
+    assert_eq!((built.spec.rootfs.context.as_deref(), built.file_label.as_deref()), (Some(file), Some(file)));
+    let dev = built.spec.mounts.iter().find(|mount| mount.target == "/dev").unwrap();
+    assert!(dev.data.ends_with(&format!(",context=\"{file}\"")), "{}", dev.data);
+    let proc = built.spec.mounts.iter().find(|mount| mount.target == "/proc").unwrap();
+    assert_eq!(proc.data, "", "its labels are the kernel's");
+
+    let options = SeLinuxOption { level: "s0:c8,c9".into(), ..Default::default() };
+    fixture.context().selinux_options = Some(options);
+    let label = fixture.build().unwrap().spec.process.selinux_label;
+    assert_eq!(label.as_deref(), Some("system_u:system_r:container_t:s0:c8,c9"));
+    fixture.context().privileged = true;
+    let label = fixture.build().unwrap().spec.process.selinux_label;
+    assert_eq!(label.as_deref(), Some("system_u:system_r:spc_t:s0:c8,c9"));
 }

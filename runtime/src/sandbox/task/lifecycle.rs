@@ -161,8 +161,15 @@ impl Pod {
     /// The shim says that a container ended.
     pub(super) fn exited(&mut self, state: &ContainerState) {
         let id = state.container.as_str();
+        let of_pod = self.record.id == id;
         let Some(member) = self.member(id) else {
-            log::warn!(id = id; "an unknown container ended");
+            match of_pod {
+                true if !self.record.ready() => {}
+                true => {
+                    log::error!(id = id; "the first container of the sandbox has ended, and what shared its processes")
+                }
+                false => log::warn!(id = id; "an unknown container ended"),
+            }
             return;
         };
         let before = member.record.exit.as_ref().map(|exit| exit.reason);

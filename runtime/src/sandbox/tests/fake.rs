@@ -87,6 +87,8 @@ impl Ground {
                 kernel: Kernel::from_release("6.12.0"),
                 seccomp: Filters::new(Kernel::from_release("6.12.0").version),
                 cdi_dirs: Vec::new(),
+                handlers: crate::handler::Handlers::default(),
+                selinux: None,
             },
         }
     }

@@ -150,7 +150,15 @@ async fn what_makes_no_sense_is_refused_before_anything_is_touched() {
     let pods = ground.daemon("b").await;
     let mut no_uid = pod_config("p");
     no_uid.metadata.as_mut().unwrap().uid.clear();
-    for (config, handler) in [(PodSandboxConfig::default(), ""), (no_uid, ""), (pod_config("p"), "kata")] {
+    let mut no_address = pod_config("p");
+    no_address.port_mappings = vec![nodeagent_cri_api::PortMapping {
+        host_port: 80,
+        container_port: 80,
+        host_ip: "localhost".into(),
+        ..Default::default()
+    }];
+    let refused = [(PodSandboxConfig::default(), ""), (no_uid, ""), (no_address, ""), (pod_config("p"), "kata")];
+    for (config, handler) in refused {
         assert!(pods.run(config, handler.to_owned()).await.is_err());
     }
     assert_eq!(ground.fakes.shims.launched.load(Ordering::SeqCst), 0);
