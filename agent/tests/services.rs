@@ -6,7 +6,7 @@ mod bench;
 
 use bench::{Bench, state_of};
 use nodeagent::exit::Exit;
-use nodeagent::host::fake::FakeUnit;
+use nodeagent::host::fake::{FakeUnit, Repository};
 use nodeagent::reconcile::ResourceState;
 
 /// No kernel, so that taking back is exact: modules are never unloaded.
@@ -275,4 +275,37 @@ async fn a_boolean_of_the_policy_is_switched_repaired_and_put_back() {
     assert_eq!(state_of(&bench.reconcile(&config).await, id), Some(ResourceState::Changed));
     bench.apply(&format!("{QUIET}[reconcile]\nremoved = \"undo\"\n")).await;
     assert_eq!(bench.tree(), before);
+}
+
+#[tokio::test]
+async fn updates_are_installed_once_and_versions_are_locked_as_they_were_installed() {
+    let bench = host(&["kubelet.service"]);
+    let lock = "python3-dnf-plugin-versionlock";
+    let offer = |all: &[(&str, &str)]| Repository {
+        dead: false,
+        packages: all.iter().map(|(name, evr)| ((*name).to_owned(), (*evr).to_owned())).collect(),
+    };
+    let kubernetes = ["kubelet", "kubeadm", "kubectl"].map(|name| (name, "1.31.4-1"));
+    bench.fake.programs.repository("kubernetes", offer(&kubernetes));
+    let base = [(lock, "4.3-1"), ("container-selinux", "2.2-1"), ("iproute-tc", "6.1-1")];
+    bench.fake.programs.repository("updates", offer(&[&base[..], &[("bash", "5.1-2")]].concat()));
+    bench.fake.programs.install("bash", "5.1-1");
+    let config = NODE.replace("source = \"preinstalled\"", "update = \"all\"\nlock = true");
+    let report = bench.apply(&config).await;
+    for id in ["package/updates", "package/lock", "package/kubernetes"] {
+        assert_eq!(state_of(&report, id), Some(ResourceState::Changed), "{id}: {report:#?}");
+    }
+    assert_eq!(bench.fake.programs.installed("bash").as_deref(), Some("5.1-2"));
+    let list = bench.text("/etc/dnf/plugins/versionlock.list").unwrap();
+    assert!(list.contains("\nkubelet-1.31.4-1.*\n"), "{list}");
+
+    bench.fake.programs.repository("updates", offer(&[&base[..], &[("bash", "5.1-3")]].concat()));
+    bench.writes();
+    assert_eq!(bench.apply(&config).await.exit(), Exit::Converged);
+    assert_eq!(bench.writes(), Vec::<String>::new(), "once");
+    bench.fake.edit("/etc/dnf/plugins/versionlock.list", "vim-9.*\n").unwrap();
+    let repaired = bench.reconcile(&config).await;
+    assert_eq!(state_of(&repaired, "package/lock"), Some(ResourceState::Changed), "{repaired:#?}");
+    let list = bench.text("/etc/dnf/plugins/versionlock.list").unwrap();
+    assert!(list.starts_with("vim-9.*\n") && list.contains("kubelet-1.31.4-1.*\n"), "{list}");
 }

@@ -54,7 +54,15 @@ impl Checker<'_> {
         let packages = PackageSettings {
             source: merged.packages.source.unwrap_or(PackageSource::Dnf),
             install: merged.packages.install.unwrap_or_default(),
+            update: merged.packages.update.unwrap_or_default(),
+            lock: merged.packages.lock.unwrap_or(false),
         };
+        if packages.source == PackageSource::Preinstalled {
+            for key in ["update", "lock"] {
+                let why = "packages that come with the image are the image's to update";
+                self.contradiction(&["packages", "source"], &["packages", key], why);
+            }
+        }
         let kubernetes = self.kubernetes(merged.kubernetes, role, swap);
         let kernel = KernelSettings {
             modules: merged.kernel.modules.unwrap_or_default(),

@@ -19,7 +19,7 @@ use super::join::JoinFragment;
 use super::kubernetes::{KubernetesVersion, Taint};
 use super::settings::{
     CgroupDriver, DriftPolicy, KubeletMode, PackageSource, RemovedPolicy, Role, RuntimeKind, SelinuxMode, SwapPolicy,
-    UnitState,
+    UnitState, UpdatePolicy,
 };
 use super::value::{FileMode, HostPath, ModuleName, NodeName, PackageSpec, RepoId, Span, SysctlKey, UnitName, Url};
 use crate::plan::ResourceId;
@@ -216,6 +216,10 @@ pub struct PackagesFragment {
     pub source: Option<PackageSource>,
     /// Packages beside those that the node needs anyway.
     pub install: Option<Vec<PackageSpec>>,
+    /// none, security or all: updates that are installed once, when the node is made.
+    pub update: Option<UpdatePolicy>,
+    /// The versions of Kubernetes and its runtime are locked against updates (dnf's versionlock plugin).
+    pub lock: Option<bool>,
 }
 
 /// `[kubernetes]`

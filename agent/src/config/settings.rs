@@ -141,6 +141,10 @@ pub struct PackageSettings {
     pub source: PackageSource,
     /// Packages beside those that the node needs anyway.
     pub install: Vec<PackageSpec>,
+    /// `packages.update`
+    pub update: UpdatePolicy,
+    /// Versions of Kubernetes and its runtime are locked.
+    pub lock: bool,
 }
 
 /// `packages.source`
@@ -151,6 +155,19 @@ pub enum PackageSource {
     Dnf,
     /// The image has them; only checked.
     Preinstalled,
+}
+
+/// `packages.update`: what is installed once, when the node is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpdatePolicy {
+    /// No updates.
+    #[default]
+    None,
+    /// What closes a known hole.
+    Security,
+    /// Everything.
+    All,
 }
 
 /// The kubelet and what belongs to it.

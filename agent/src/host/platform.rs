@@ -142,7 +142,7 @@ pub(super) fn running_kernel(root: &Root) -> Result<String, RootError> {
 }
 
 /// In a chroot `uname -r` is the installer's kernel: the one that will boot is the newest that has modules.
-pub(super) fn newest_kernel(root: &Root) -> Result<Option<String>, RootError> {
+pub fn newest_kernel(root: &Root) -> Result<Option<String>, RootError> {
     let mut newest: Option<String> = None;
     for release in root.list("/lib/modules")?.unwrap_or_default() {
         let has_modules = root.exists(&format!("/lib/modules/{release}/modules.dep"))?;

@@ -129,7 +129,7 @@ impl<'h> Run<'_, 'h> {
     async fn verify(&mut self, change: &Change, steps: &mut Steps<'h>) -> Result<(), EngineError> {
         let Some(resource) = self.engine.resource(&change.id) else { return Ok(()) };
         // what takes back says itself whether it did; dnf's history, for one, does not show it
-        if resource.is_leftover() {
+        if resource.is_leftover() || !resource.shows_its_effect() {
             return Ok(());
         }
         let problem = match self.engine.look(resource, None, &BTreeSet::new()).await.finding {

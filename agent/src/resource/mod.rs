@@ -22,6 +22,8 @@ pub mod selinux_boolean;
 pub mod swap;
 pub mod sysctl;
 pub mod unit;
+pub mod update;
+pub mod version_lock;
 
 use std::collections::BTreeSet;
 
@@ -154,6 +156,11 @@ pub trait Resource: Send + Sync {
     /// True when it cannot be done to a tree that does not run; it is then left for the first boot.
     fn live_only(&self) -> bool {
         false
+    }
+
+    /// False when looking again cannot tell whether it was done: its actions say so themselves.
+    fn shows_its_effect(&self) -> bool {
+        true
     }
 
     /// True when the config does not want it any more: after this run it is forgotten.

@@ -14,6 +14,9 @@ use crate::host::Host;
 use crate::host::dnf::{Installed, installed};
 use crate::plan::{Action, Change, Diff, DnfOp, Outcome, Reason, ResourceId};
 
+/// Where we lock versions, they are locked against others.
+const PAST_LOCKS: &str = "--disableplugin=versionlock";
+
 /// A package that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
@@ -153,6 +156,17 @@ impl Packages {
         packages.dedup_by(|a, b| a.name == b.name);
         let desired = Desired { packages, options: Vec::new(), source };
         Some(Packages { id: ResourceId::new("package", "host"), desired, repos })
+    }
+
+    /// These are installed past the locks, which are ours.
+    pub fn past_locks(mut self) -> Packages {
+        self.desired.options.push(PAST_LOCKS.to_owned());
+        self
+    }
+
+    /// Their names.
+    pub fn names(&self) -> Vec<String> {
+        self.desired.packages.iter().map(|wanted| wanted.name.clone()).collect()
     }
 
     /// Of a runtime that is not ours.

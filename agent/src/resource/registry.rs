@@ -22,6 +22,8 @@ use super::swap::SwapOff;
 use super::sysctl::Sysctl;
 use super::sysctl::file::SysctlFile;
 use super::unit::{self, Unit};
+use super::update::Updates;
+use super::version_lock::{self, VersionLock};
 use super::{Resource, ResourceError};
 use crate::config::host::FirewallMode;
 use crate::config::settings::{FileSettings, KubeletMode, PackageSource, Role, Settings};
@@ -166,16 +168,24 @@ fn packages(settings: &Settings, repos: &[ResourceId], all: &mut Resources) {
     if kubernetes.is_some() {
         wanted.extend(NODE_PACKAGES.map(Wanted::any));
     }
-    if let Some(runtime) = runtime::package(settings) {
+    let runtime = runtime::package(settings).map(|package| {
         let repo = runtime::repository_name(settings).map(|name| ResourceId::new("repo", name));
-        all.push(boxed(Packages::runtime(runtime, source, repo.into_iter().collect())));
+        Packages::runtime(package, source, repo.into_iter().collect())
+    });
+    let kubernetes = kubernetes.and_then(|kubernetes| Packages::kubernetes(kubernetes, source, repos.to_vec()));
+    let past_locks = |packages: Packages| if settings.packages.lock { packages.past_locks() } else { packages };
+    let (runtime, kubernetes) = (runtime.map(past_locks), kubernetes.map(past_locks));
+    if settings.packages.lock {
+        wanted.push(Wanted::any(version_lock::PACKAGE));
+        let locked = runtime.iter().chain(&kubernetes).flat_map(Packages::names).collect();
+        all.push(boxed(VersionLock::new(locked)));
     }
+    all.extend(Updates::new(settings.packages.update, repos).map(boxed));
+    all.extend(runtime.map(boxed));
     // the host's own packages do not wait for the repository of Kubernetes
     let host_repos = repos.iter().filter(|id| id.name() != repo::KUBERNETES).cloned().collect();
     all.extend(Packages::host(wanted, source, host_repos).map(boxed));
-    if let Some(kubernetes) = kubernetes {
-        all.extend(Packages::kubernetes(kubernetes, source, repos.to_vec()).map(boxed));
-    }
+    all.extend(kubernetes.map(boxed));
 }
 
 fn units(settings: &Settings, platform: &Platform, all: &mut Resources) {

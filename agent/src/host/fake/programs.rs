@@ -161,6 +161,15 @@ impl FakePrograms {
         let options: BTreeSet<&str> = args.iter().map(String::as_str).filter(|arg| arg.starts_with('-')).collect();
         let words: Vec<&str> = args.iter().map(String::as_str).filter(|arg| !arg.starts_with('-')).collect();
         match words[..] {
+            ["upgrade"] => {
+                // of what is installed, and not excluded: as the repository of Kubernetes has it
+                let excluded = ["kubelet", "kubeadm", "kubectl"];
+                let installed: Vec<String> = self.state().installed.keys().cloned().collect();
+                let offered =
+                    |name: &&str| self.state().repositories.values().any(|it| it.packages.contains_key(*name));
+                let names = installed.iter().map(String::as_str).filter(|name| !excluded.contains(name));
+                self.dnf_install(&names.filter(offered).collect::<Vec<_>>())
+            }
             ["install" | "upgrade", ref specs @ ..] => self.dnf_install(specs),
             ["makecache"] => {
                 let only = options.iter().find_map(|option| option.strip_prefix("--enablerepo="));

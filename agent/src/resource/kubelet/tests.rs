@@ -15,7 +15,12 @@ fn settings(version: &str, mode: KubeletMode, role: Role) -> Settings {
         kernel: KernelSettings { modules: vec![], sysctl: Default::default() },
         selinux: SelinuxMode::Keep,
         swap: SwapPolicy::Off,
-        packages: PackageSettings { source: PackageSource::Dnf, install: vec![] },
+        packages: PackageSettings {
+            source: PackageSource::Dnf,
+            install: vec![],
+            update: Default::default(),
+            lock: false,
+        },
         kubernetes: Some(KubernetesSettings {
             version: version.parse().unwrap(),
             kubelet_mode: mode,
