@@ -57,12 +57,12 @@ impl Registry {
     pub async fn start_with(access: Access) -> Registry {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
-        let port = free_port();
+        // it takes a port itself: one that is only looked up beforehand may be somebody else's by then, even a client's
         let mut config = json!({
             "version": "0.1",
-            "log": { "level": "warn", "accesslog": { "disabled": true } },
+            "log": { "level": "info", "accesslog": { "disabled": true } },
             "storage": { "filesystem": { "rootdirectory": dir.path().join("data") }, "delete": { "enabled": true } },
-            "http": { "addr": format!("127.0.0.1:{port}") },
+            "http": { "addr": "127.0.0.1:0" },
         });
         match &access {
             Access::Open => {}
@@ -95,20 +95,25 @@ impl Registry {
             pem.extend(std::fs::read(files.join("client.key")).unwrap());
             client = client.identity(reqwest::Identity::from_pem(&pem).unwrap());
         }
-        let mut registry =
-            Registry { process, host: format!("127.0.0.1:{port}"), dir, client: client.build().unwrap(), access };
-        registry.wait_until_ready().await;
+        let mut registry = Registry { process, host: String::new(), dir, client: client.build().unwrap(), access };
+        registry.host = registry.announced().await;
         registry
     }
 
-    async fn wait_until_ready(&mut self) {
+    /// Its address, once it listens.
+    async fn announced(&mut self) -> String {
         let deadline = Instant::now() + Duration::from_secs(30);
-        while tokio::net::TcpStream::connect(&self.host).await.is_err() {
+        loop {
+            let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            if let Some((_, rest)) = log.split_once("listening on ") {
+                if let Some(end) = rest.find(['"', ' ', ',']) {
+                    return rest[..end].to_owned();
+                }
+            }
             if let Some(status) = self.process.try_wait().unwrap() {
-                let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
                 panic!("docker-registry ended with {status}: {log}");
             }
-            assert!(Instant::now() < deadline, "docker-registry does not answer");
+            assert!(Instant::now() < deadline, "docker-registry does not listen: {log}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
