@@ -105,10 +105,10 @@ impl Registry {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-            if let Some((_, rest)) = log.split_once("listening on ") {
-                if let Some(end) = rest.find(['"', ' ', ',']) {
-                    return rest[..end].to_owned();
-                }
+            if let Some((_, rest)) = log.split_once("listening on ")
+                && let Some(end) = rest.find(['"', ' ', ','])
+            {
+                return rest[..end].to_owned();
             }
             if let Some(status) = self.process.try_wait().unwrap() {
                 panic!("docker-registry ended with {status}: {log}");
