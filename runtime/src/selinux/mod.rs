@@ -21,6 +21,8 @@ pub use relabel::{RelabelError, relabel, relabel_tree};
 
 /// Where the kernel shows that it is on.
 const FILE_SYSTEM: &str = "/sys/fs/selinux/enforce";
+/// The kernel refuses what is written here unless it is a label of the policy that is loaded.
+const CHECK: &str = "/sys/fs/selinux/context";
 const CONFIG: &str = "/etc/selinux/config";
 /// Type of a process that is not to be confined.
 const UNCONFINED: &str = "spc_t";
@@ -44,12 +46,32 @@ pub struct Labels {
 }
 
 impl Selinux {
-    /// None where SELinux is off.
+    /// None where SELinux is off, or its policy knows nothing of containers.
     pub fn detect() -> Option<Self> {
-        Path::new(FILE_SYSTEM).exists().then(|| {
-            let policy = policy(&fs::read_to_string(CONFIG).unwrap_or_default());
-            let contexts = format!("/etc/selinux/{policy}/contexts/lxc_contexts");
-            Self::from_contexts(&fs::read_to_string(contexts).unwrap_or_default())
+        if !Path::new(FILE_SYSTEM).exists() {
+            return None;
+        }
+        let policy = policy(&fs::read_to_string(CONFIG).unwrap_or_default());
+        let contexts = format!("/etc/selinux/{policy}/contexts/lxc_contexts");
+        let selinux = Self::from_contexts(&fs::read_to_string(contexts).unwrap_or_default());
+        // a file of names says nothing about the policy that is loaded: the kernel does
+        match selinux.first_unknown(|label| fs::write(CHECK, label).is_ok()) {
+            None => Some(selinux),
+            Some(label) => {
+                log::warn!(
+                    label = label.as_str(), policy = policy.as_str();
+                    "the SELinux policy has no such label, which container-selinux brings: containers are not labelled"
+                );
+                None
+            }
+        }
+    }
+
+    /// A label of pods that the policy does not have.
+    fn first_unknown(&self, known: impl Fn(&str) -> bool) -> Option<String> {
+        [&self.process, &self.file].into_iter().find_map(|label| {
+            let label = Label { level: "s0:c1,c2".to_owned(), ..label.clone() }.to_string();
+            (!known(&label)).then_some(label)
         })
     }
 
@@ -143,6 +165,14 @@ mod tests {
         assert_eq!(selinux.labels(None, "s0:c1,c2", false).unwrap().process.kind, "spc_t");
         let own = selinux.labels(Some(&asked("my_t", "")), "s0", false).unwrap();
         assert_eq!(own.process.kind, "my_t");
+    }
+
+    #[test]
+    fn a_policy_without_the_types_of_containers_is_told_by_the_label_that_it_lacks() {
+        let selinux = Selinux::from_contexts("");
+        assert_eq!(selinux.first_unknown(|_| true), None);
+        let unknown = selinux.first_unknown(|label| !label.contains("container_file_t"));
+        assert_eq!(unknown.as_deref(), Some("system_u:object_r:container_file_t:s0:c1,c2"));
     }
 
     #[test]
