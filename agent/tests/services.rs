@@ -173,13 +173,13 @@ fn beginning(rest: &str) -> String {
 async fn a_cluster_is_begun_once_by_the_kubeadm_that_is_there_and_half_a_one_is_said() {
     let bench = with_kubernetes();
     let key = "ab".repeat(32);
-    bench.fake.edit("/root/certs.key", &format!("{key}\n")).unwrap();
-    std::fs::set_permissions(bench.dir.path().join("root/certs.key"), {
+    bench.fake.edit("/etc/nodeagent/certs.key", &format!("{key}\n")).unwrap();
+    std::fs::set_permissions(bench.dir.path().join("etc/nodeagent/certs.key"), {
         use std::os::unix::fs::PermissionsExt;
         std::fs::Permissions::from_mode(0o600)
     })
     .unwrap();
-    let secret = "certificate_key = { file = \"/root/certs.key\" }\n";
+    let secret = "certificate_key = { file = \"/etc/nodeagent/certs.key\" }\n";
     let state = |report: &nodeagent::reconcile::Report| {
         let entry = report.resources.iter().find(|entry| entry.id.as_str() == "init/kubeadm").unwrap();
         (entry.state, entry.detail.clone())

@@ -150,7 +150,7 @@ mod tests {
             );
             assert_eq!(desired.notify, [Notify::DaemonReload]);
         }
-        assert!(credentials(&settings("{ file = \"/root/token\" }"), &platform).unwrap().is_empty());
+        assert!(credentials(&settings("{ file = \"/etc/nodeagent/join.token\" }"), &platform).unwrap().is_empty());
     }
 
     #[test]

@@ -1,15 +1,14 @@
-//! The node begins a cluster as its first control plane, once, by kubeadm.
+//! `kubeadm init`: what it leaves on the first control plane of a cluster, and what it is told.
 
-use async_trait::async_trait;
 use serde_json::{Value, json};
 
+use super::ObserveError;
 use super::cluster::{self, BEGAN, CERTIFICATE_KEY, MANIFEST, TOKEN, VERSION};
+use super::membership::Standing;
 use super::runtime::{cgroup_driver, driver_word};
-use super::{ObserveError, PlanContext, Resource, ResourceError};
 use crate::config::init::InitSettings;
 use crate::config::settings::{KubernetesSettings, Settings};
 use crate::host::{Host, Platform};
-use crate::plan::{Action, Change, Diff, KubeadmVerb, Outcome, Reason, ResourceId, Stage};
 
 /// The cluster's administrator, written by an init that got so far.
 const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
@@ -23,40 +22,26 @@ pub struct Observed {
     pub admin: bool,
     /// An init of ours began and did not end well.
     pub began: bool,
-    /// The clock is in step, or nobody has asked for that.
-    pub time_is_right: bool,
 }
 
-/// Decides.
-pub fn plan(id: &ResourceId, init: &InitSettings, config: &str, observed: &Observed) -> Outcome {
-    if observed.manifest && observed.admin && !observed.began {
-        return Outcome::converged();
-    }
-    if observed.manifest {
-        return Outcome::Blocked {
-            reason: format!("an init began and did not end: there is {MANIFEST}, but no cluster that is whole"),
-            fix: Some("kubeadm reset, then `agent apply`".to_owned()),
-        };
-    }
-    if !observed.time_is_right {
-        return Outcome::Waiting { reason: "the clock is not in step yet: certificates would not be valid".to_owned() };
-    }
-    let name = init.control_plane_endpoint.as_ref().map_or("this host's address", |endpoint| endpoint.as_str());
-    Outcome::Change(Change {
-        id: id.clone(),
-        reason: Reason::Missing,
-        summary: format!("begin a cluster at {name}; there is no way back but a reset"),
-        diffs: vec![Diff::Value { what: "cluster".to_owned(), old: None, new: Some(name.to_owned()) }],
-        actions: vec![Action::Kubeadm {
-            verb: KubeadmVerb::Init,
-            config: config.to_owned(),
-            token: init.token.clone(),
-            certificate_key: init.certificate_key.clone(),
-            seconds: init.timeout.duration().as_secs(),
-        }],
-        notify: Vec::new(),
-        reboot: None,
+/// Looks.
+pub fn observe(host: &Host) -> Result<Observed, ObserveError> {
+    Ok(Observed {
+        manifest: host.root.exists(MANIFEST)?,
+        admin: host.root.exists(ADMIN_CONF)?,
+        began: host.root.exists(BEGAN)?,
     })
+}
+
+/// How far it is. One that was refused at the door has left no manifest, and can be tried again.
+pub fn standing(observed: &Observed) -> Standing {
+    match observed {
+        Observed { manifest: true, admin: true, began: false } => Standing::Member { note: None },
+        Observed { manifest: true, .. } => Standing::Half {
+            reason: format!("an init began and did not end: there is {MANIFEST}, but no cluster that is whole"),
+        },
+        Observed { manifest: false, .. } => Standing::Outside,
+    }
 }
 
 /// What kubeadm is told: the node, the cluster, and the kubelets of all its nodes.
@@ -109,76 +94,12 @@ pub fn render(
     [node, whole, kubelets]
 }
 
-/// The cluster's first control plane.
-pub struct Init {
-    id: ResourceId,
-    init: InitSettings,
-    config: String,
-    needs: Vec<ResourceId>,
-    wait_for_time: bool,
-}
-
-impl Init {
-    /// None where somebody else does it, or there is no kubelet of ours.
-    pub fn new(settings: &Settings, platform: &Platform) -> Result<Option<Init>, ResourceError> {
-        let (Some(init), Some(kubernetes)) = (&settings.init, &settings.kubernetes) else { return Ok(None) };
-        Ok(Some(Init {
-            id: Init::resource_id(),
-            config: cluster::documents("init", &render(settings, kubernetes, init, platform))?,
-            init: init.clone(),
-            needs: cluster::needs(settings),
-            wait_for_time: settings.host.time_sync,
-        }))
-    }
-
-    /// The name of the resource.
-    pub fn resource_id() -> ResourceId {
-        ResourceId::new("init", "kubeadm")
-    }
-
-    fn observe(&self, host: &Host) -> Result<Observed, ObserveError> {
-        Ok(Observed {
-            manifest: host.root.exists(MANIFEST)?,
-            admin: host.root.exists(ADMIN_CONF)?,
-            began: host.root.exists(BEGAN)?,
-            time_is_right: !self.wait_for_time || host.clock.is_synchronized(),
-        })
-    }
-}
-
-#[async_trait]
-impl Resource for Init {
-    fn id(&self) -> &ResourceId {
-        &self.id
-    }
-
-    fn needs(&self) -> Vec<ResourceId> {
-        self.needs.clone()
-    }
-
-    fn stage(&self) -> Stage {
-        Stage::Activate
-    }
-
-    async fn plan(&self, host: &Host, _context: &PlanContext<'_>) -> Result<Outcome, ResourceError> {
-        Ok(plan(&self.id, &self.init, &self.config, &self.observe(host)?))
-    }
-
-    fn explain(&self) -> String {
-        format!(
-            "kubeadm begins a cluster with this node as its first control plane, once: a node with {MANIFEST} and {ADMIN_CONF} \
-             is one. Secrets come from credentials of the agent's units or files that only root can read, and are in no \
-             journal. The pod network is for you to install. By hand: kubeadm init"
-        )
-    }
-
-    fn live_only(&self) -> bool {
-        true
-    }
-
-    fn applied(&self) -> Value {
-        json!({"endpoint": self.init.control_plane_endpoint})
-    }
+/// What it does, and how that is seen.
+pub fn explain() -> String {
+    format!(
+        "kubeadm begins a cluster with this node as its first control plane, once: a node with {MANIFEST} and {ADMIN_CONF} is \
+         one. The pod network is for you to install."
+    )
 }
 
 #[cfg(test)]
@@ -186,6 +107,7 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::host::platform::CgroupMode;
+    use crate::resource::membership::Membership;
 
     fn settings(version: &str, rest: &str) -> Settings {
         config::from_text(&format!(
@@ -201,8 +123,9 @@ mod tests {
             let rest = "control_plane_endpoint = \"api:6443\"\ncert_sans = [\"api.example.com\", \"10.0.0.9\"]\n\
                 token = { credential = \"t\" }\ncertificate_key = { credential = \"k\" }\n";
             let settings = settings(version, rest);
-            let init = Init::new(&settings, &Platform::example("9", CgroupMode::V2)).unwrap().unwrap();
-            let documents: Vec<Value> = serde_saphyr::from_multiple(&init.config).unwrap();
+            let platform = Platform::example("9", CgroupMode::V2);
+            let membership = Membership::new(&settings, &platform).unwrap().unwrap();
+            let documents: Vec<Value> = serde_saphyr::from_multiple(membership.config()).unwrap();
             let [node, whole, kubelets] = &documents[..] else { panic!("{documents:?}") };
             assert_eq!(node["apiVersion"], format!("kubeadm.k8s.io/{api}"));
             assert_eq!(node["nodeRegistration"]["criSocket"], "unix:///run/nodeagent/cri.sock");
@@ -219,21 +142,14 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_is_begun_once_and_not_over_half_a_one() {
-        let settings = settings("1.36", "");
-        let decide =
-            |observed: &Observed| plan(&Init::resource_id(), settings.init.as_ref().unwrap(), "config", observed);
-        let right = Observed { time_is_right: true, ..Observed::default() };
-        let outcome = decide(&right);
-        let actions = &outcome.change().unwrap().actions[..];
-        assert!(matches!(actions, [Action::Kubeadm { verb: KubeadmVerb::Init, seconds: 600, .. }]), "{actions:?}");
-        let whole = Observed { manifest: true, admin: true, ..right.clone() };
-        assert_eq!(decide(&whole), Outcome::converged());
+    fn half_a_cluster_is_told_from_a_whole_one_and_from_none() {
+        let whole = Observed { manifest: true, admin: true, began: false };
+        assert_eq!(standing(&whole), Standing::Member { note: None });
         for half in [Observed { began: true, ..whole.clone() }, Observed { admin: false, ..whole }] {
-            assert!(matches!(decide(&half), Outcome::Blocked { fix: Some(_), .. }), "{half:?}");
+            assert!(matches!(standing(&half), Standing::Half { .. }), "{half:?}");
         }
-        let refused_at_the_door = Observed { began: true, ..right.clone() };
-        assert!(decide(&refused_at_the_door).change().is_some());
-        assert!(matches!(decide(&Observed { time_is_right: false, ..right }), Outcome::Waiting { .. }));
+        for none in [Observed::default(), Observed { began: true, ..Observed::default() }] {
+            assert_eq!(standing(&none), Standing::Outside, "{none:?}");
+        }
     }
 }

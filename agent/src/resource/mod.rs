@@ -12,6 +12,7 @@ pub mod join;
 pub mod kernel_extra;
 pub mod kernel_module;
 pub mod kubelet;
+pub mod membership;
 pub mod owned_file;
 pub mod package;
 mod registry;

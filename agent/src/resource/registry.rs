@@ -7,11 +7,10 @@ use super::host::hostname::Hostname;
 use super::host::limits;
 use super::host::network::UnmanagedInterfaces;
 use super::host::time::TimeSync;
-use super::init::Init;
-use super::join::Join;
 use super::kernel_extra::KernelExtra;
 use super::kernel_module::{IN_MODULES_EXTRA, KernelModule, ModulesLoad};
 use super::kubelet::KubeletConfig;
+use super::membership::Membership;
 use super::owned_file::OwnedFile;
 use super::package::{Packages, Wanted};
 use super::repo::{self, DeadRepositories, Repo};
@@ -29,7 +28,7 @@ use crate::config::host::FirewallMode;
 use crate::config::settings::{FileSettings, KubeletMode, PackageSource, Role, Settings};
 use crate::host::Platform;
 use crate::host::kernel::normal_module_name;
-use crate::plan::{ResourceId, Stage};
+use crate::plan::{KubeadmVerb, ResourceId, Stage};
 
 type Resources = Vec<Box<dyn Resource>>;
 
@@ -50,8 +49,7 @@ pub fn registry(settings: &Settings, platform: &Platform) -> Result<Vec<Box<dyn 
     packages(settings, &repos, &mut all);
     all.extend(KubeletConfig::new(settings, platform)?.map(boxed));
     all.extend(cluster::credentials(settings, platform)?.into_iter().map(boxed));
-    all.extend(Join::new(settings)?.map(boxed));
-    all.extend(Init::new(settings, platform)?.map(boxed));
+    all.extend(Membership::new(settings, platform)?.map(boxed));
     units(settings, platform, &mut all);
     Ok(all)
 }
@@ -206,8 +204,8 @@ fn units(settings: &Settings, platform: &Platform, all: &mut Resources) {
             ResourceId::new("package", "kubernetes"),
             ResourceId::single("swap"),
             Unit::resource_id(runtime),
-            Join::resource_id(),
-            Init::resource_id(),
+            Membership::resource_id(KubeadmVerb::Join),
+            Membership::resource_id(KubeadmVerb::Init),
         ];
         // without an API server there is nothing to join
         let joins = settings.node.role != Role::Standalone;
