@@ -92,9 +92,9 @@ async fn life(node: Shared) -> Result<()> {
         let status = node.exited(&short).await?;
         ensure!((status.exit_code, status.reason.as_str()) == (3, "Error"), "{handler}: {status:?}");
         ensure!(status.started_at > 0 && status.finished_at >= status.started_at, "{handler}: {status:?}");
-        let log = node.log_with(&status.log_path, "to-err").await?;
-        ensure!(log.iter().any(|line| line.ends_with(" stdout F to-out")), "{handler}: {log:?}");
-        ensure!(log.iter().any(|line| line.ends_with(" stderr F to-err")), "{handler}: {log:?}");
+        for line in [" stdout F to-out", " stderr F to-err"] {
+            node.log_with(&status.log_path, line).await.with_context(|| format!("by {handler}"))?;
+        }
 
         let long = node.launch(&pod, &config, &idle("long", &image)).await?;
         let answer = node.exec(&long, &["sh", "-c", "echo out; echo err >&2; exit 42"], 10).await?;
