@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::EpollFlags;
 
 use crate::cgroup::Cgroup;
-use crate::foreign;
 use crate::launch;
 use crate::launcher::{Birth, Failure, Launcher};
 use crate::log::now;
+use crate::oci;
 use crate::output::{Output, Scratch, Which};
 use crate::pod::{Caller, Outbox};
 use crate::poll::{Number, Token, Watched};
@@ -56,7 +56,7 @@ pub struct Container {
     /// It runs in the pod's user namespace.
     pub user_namespace: bool,
     /// Another runtime makes it.
-    pub foreign: Option<foreign::State>,
+    pub oci: Option<oci::State>,
     phase: Phase,
     pid: i32,
     output: Output,
@@ -89,7 +89,7 @@ impl Container {
             oom_score_adj: None,
             alone: false,
             user_namespace: false,
-            foreign: None,
+            oci: None,
             pid: launcher.pid,
             phase: Phase::Launching { launcher, held },
             output,
@@ -127,7 +127,7 @@ impl Container {
 
     /// The process, while there is one to be signalled: it is not reaped yet, so the number is its own.
     pub fn process(&self) -> Option<i32> {
-        let reaped = self.foreign.as_ref().is_some_and(foreign::State::is_reaped);
+        let reaped = self.oci.as_ref().is_some_and(oci::State::is_reaped);
         (!reaped && matches!(self.phase, Phase::Launching { .. } | Phase::Running)).then_some(self.pid)
     }
 
@@ -174,7 +174,7 @@ impl Container {
             }
         }
         // with another runtime the exec was that of its command
-        if ended && launcher.executed() && self.foreign.is_none() {
+        if ended && launcher.executed() && self.oci.is_none() {
             let warnings = std::mem::take(&mut launcher.warnings);
             self.runs(warnings, context);
         }
@@ -199,12 +199,12 @@ impl Container {
 
     /// Takes the end of a process of another runtime that is not the container's own. False when it is none of these.
     pub fn command_ended(&mut self, ended: Ended, orphans: &mut Vec<Ended>, context: &mut Context<'_>) -> bool {
-        match self.foreign.as_ref().map(|state| &state.stage) {
-            Some(foreign::Stage::Creating) if self.process() == Some(ended.pid) => {
+        match self.oci.as_ref().map(|state| &state.stage) {
+            Some(oci::Stage::Creating) if self.process() == Some(ended.pid) => {
                 self.created(ended, orphans, context);
                 true
             }
-            Some(foreign::Stage::Starting { command, .. }) if *command == ended.pid => {
+            Some(oci::Stage::Starting { command, .. }) if *command == ended.pid => {
                 self.start_ended(ended, context);
                 true
             }
@@ -214,14 +214,13 @@ impl Container {
 
     /// Whether a process whose end nobody else knows may turn out to be its own.
     pub fn expects_orphan(&self) -> bool {
-        self.process().is_some()
-            && self.foreign.as_ref().is_some_and(|state| matches!(state.stage, foreign::Stage::Creating))
+        self.process().is_some() && self.oci.as_ref().is_some_and(|state| matches!(state.stage, oci::Stage::Creating))
     }
 
     /// `create` has ended: with the number of the container's process, or without a container.
     fn created(&mut self, ended: Ended, orphans: &mut Vec<Ended>, context: &mut Context<'_>) {
         self.hear(context);
-        let Some(state) = &mut self.foreign else { return };
+        let Some(state) = &mut self.oci else { return };
         let Phase::Launching { launcher, .. } = &mut self.phase else { return };
         let executed = launcher.executed();
         let number = self.number;
@@ -239,7 +238,7 @@ impl Container {
             self.pid = pid;
             let (runtime, id) = (state.runtime.clone(), self.state.container.clone());
             Launcher::fork(context.poller, number, &Birth::default(), |status, _| {
-                launch::foreign_start(&id, &runtime, status)
+                launch::oci_start(&id, &runtime, status)
             })
             .map_err(|error| Failure {
                 kind: crate::protocol::ErrorKind::System,
@@ -251,12 +250,12 @@ impl Container {
             Ok(starter) => {
                 let place = orphans.iter().position(|orphan| orphan.pid == self.pid);
                 let early = place.map(|place| orphans.swap_remove(place));
-                state.stage = foreign::Stage::Starting { command: starter.pid, early };
+                state.stage = oci::Stage::Starting { command: starter.pid, early };
                 *launcher = starter;
             }
             Err(failure) => {
                 // whatever it has left in the cgroup is ended with what follows
-                state.stage = foreign::Stage::Started;
+                state.stage = oci::Stage::Started;
                 self.phase = Phase::Running;
                 self.fail(ended, failure, context);
             }
@@ -266,9 +265,8 @@ impl Container {
     /// `start` has ended: the program runs, or has run.
     fn start_ended(&mut self, ended: Ended, context: &mut Context<'_>) {
         self.hear(context);
-        let Some(state) = &mut self.foreign else { return };
-        let foreign::Stage::Starting { early, .. } = std::mem::replace(&mut state.stage, foreign::Stage::Started)
-        else {
+        let Some(state) = &mut self.oci else { return };
+        let oci::Stage::Starting { early, .. } = std::mem::replace(&mut state.stage, oci::Stage::Started) else {
             return;
         };
         let said = match &mut self.phase {
@@ -295,7 +293,7 @@ impl Container {
 
     /// It could not be started, and has no process any more.
     fn fail(&mut self, ended: Ended, failure: Failure, context: &mut Context<'_>) {
-        if let Some(state) = &mut self.foreign {
+        if let Some(state) = &mut self.oci {
             state.failure = Some(failure);
         }
         self.ended(ended, context);
@@ -347,8 +345,8 @@ impl Container {
     /// Its first process has ended.
     pub fn ended(&mut self, ended: Ended, context: &mut Context<'_>) {
         self.hear(context);
-        if let Some(state) = &mut self.foreign
-            && let foreign::Stage::Starting { early, .. } = &mut state.stage
+        if let Some(state) = &mut self.oci
+            && let oci::Stage::Starting { early, .. } = &mut state.stage
         {
             // told when it is known whether it was ever started
             *early = Some(ended);
@@ -359,7 +357,7 @@ impl Container {
         // now: the daemon removes the cgroup as soon as it hears of the end
         self.state.oom_killed |= self.cgroup.oom_killed();
         self.memory = None;
-        let failure = match (std::mem::replace(&mut self.phase, Phase::Exited), &mut self.foreign) {
+        let failure = match (std::mem::replace(&mut self.phase, Phase::Exited), &mut self.oci) {
             (_, Some(state)) => state.failure.take(),
             (Phase::Launching { launcher, .. }, None) => Some(launcher.failure(ended.code)),
             _ => None,

@@ -7,12 +7,12 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::cgroup::Cgroup;
 use crate::container::Context;
-use crate::foreign;
 use crate::launcher::{Failure, Launcher};
+use crate::oci;
 use crate::output::{Output, Scratch, Which};
 use crate::pod::Caller;
 use crate::poll::Number;
-use crate::protocol::{Answer, Foreign};
+use crate::protocol::{Answer, OciRuntime};
 use crate::sys::{self, Ended};
 
 /// How long the killed get to disappear.
@@ -40,7 +40,7 @@ pub struct Exec {
     /// A cgroup of its own, so that all it started can be told from the rest.
     pub cgroup: Option<Cgroup>,
     /// Another runtime runs it: that, and the name of the files about it.
-    pub foreign: Option<(Foreign, String)>,
+    pub oci: Option<(OciRuntime, String)>,
     end: Option<(Result<i32, Failure>, Instant)>,
 }
 
@@ -61,7 +61,7 @@ impl Exec {
             timed_out: false,
             killed: None,
             cgroup: None,
-            foreign: None,
+            oci: None,
             end: None,
         }
     }
@@ -98,7 +98,7 @@ impl Exec {
             let _ = sys::send_signal(-self.pid, libc::SIGKILL);
             let _ = sys::send_signal(self.pid, libc::SIGKILL);
         }
-        let left = self.foreign.as_ref().is_some_and(|(runtime, name)| kill_session(runtime, name));
+        let left = self.oci.as_ref().is_some_and(|(runtime, name)| kill_session(runtime, name));
         self.cgroup.as_ref().is_none_or(Cgroup::kill) && !left
     }
 
@@ -113,12 +113,10 @@ impl Exec {
         self.hear();
         let result = match self.launcher.take() {
             Some(launcher) => Err(launcher.failure(ended.code)),
-            None => match &self.foreign {
+            None => match &self.oci {
                 // the process's own code, unless there never was one
-                Some((runtime, name))
-                    if ended.code != 0 && !foreign::last_message(&log_of(runtime, name)).is_empty() =>
-                {
-                    Err(foreign::failure(runtime, "exec", &format!("{name}.log"), ended.code))
+                Some((runtime, name)) if ended.code != 0 && !oci::last_message(&log_of(runtime, name)).is_empty() => {
+                    Err(oci::failure(runtime, "exec", &format!("{name}.log"), ended.code))
                 }
                 _ => Ok(ended.code),
             },
@@ -142,7 +140,7 @@ impl Exec {
         if !killed && since.elapsed() < PATIENCE {
             return false;
         }
-        if let Some((runtime, name)) = &self.foreign {
+        if let Some((runtime, name)) = &self.oci {
             for path in [log_of(runtime, name), pid_of(runtime, name)] {
                 // they go with the bundle otherwise
                 let _ = std::fs::remove_file(path);
@@ -168,17 +166,17 @@ impl Exec {
     }
 }
 
-fn log_of(runtime: &Foreign, name: &str) -> String {
+fn log_of(runtime: &OciRuntime, name: &str) -> String {
     format!("{}/{name}.log", runtime.bundle)
 }
 
-fn pid_of(runtime: &Foreign, name: &str) -> String {
+fn pid_of(runtime: &OciRuntime, name: &str) -> String {
     format!("{}/{name}.pid", runtime.bundle)
 }
 
 /// Kills the process that a runtime has started, and what that has started. Its parent is the runtime, or with that gone
 /// the shim, so that its number is its own until it has been waited for; it is used once. True when somebody was there.
-fn kill_session(runtime: &Foreign, name: &str) -> bool {
+fn kill_session(runtime: &OciRuntime, name: &str) -> bool {
     let path = pid_of(runtime, name);
     let text = std::fs::read_to_string(&path).unwrap_or_default();
     let Some(pid) = text.trim().parse::<i32>().ok().filter(|pid| *pid > 1) else { return false };

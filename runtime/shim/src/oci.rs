@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 
 use crate::launch::pid_file;
 use crate::launcher::Failure;
-use crate::protocol::{ErrorKind, Foreign};
+use crate::protocol::{ErrorKind, OciRuntime};
 use crate::sys::Ended;
 
 /// Of a log, the end that is looked at.
@@ -33,7 +33,7 @@ pub enum Stage {
 #[derive(Debug)]
 pub struct State {
     /// The runtime.
-    pub runtime: Foreign,
+    pub runtime: OciRuntime,
     /// Where it is.
     pub stage: Stage,
     /// Why it could not be started, while its process is still there.
@@ -42,7 +42,7 @@ pub struct State {
 
 impl State {
     /// `create` has just been forked.
-    pub fn new(runtime: Foreign) -> Self {
+    pub fn new(runtime: OciRuntime) -> Self {
         Self { runtime, stage: Stage::Creating, failure: None }
     }
 
@@ -67,7 +67,7 @@ impl State {
 }
 
 /// Why a command failed, by the log that it was told to write.
-pub fn failure(runtime: &Foreign, command: &str, log: &str, code: i32) -> Failure {
+pub fn failure(runtime: &OciRuntime, command: &str, log: &str, code: i32) -> Failure {
     let said = last_message(&format!("{}/{log}", runtime.bundle));
     let (kind, exit_code) = class(&said);
     let name = runtime.program.rsplit('/').next().unwrap_or_default();

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 mod spec;
 
 pub use spec::{
-    Capabilities, Device, Foreign, LaunchSpec, Mount, PidNamespace, Placement, ProcessSpec, Propagation, Rootfs,
+    Capabilities, Device, LaunchSpec, Mount, OciRuntime, PidNamespace, Placement, ProcessSpec, Propagation, Rootfs,
 };
 
 /// Version of this protocol, said in [`Hello`]. Raised when a meaning changes, not when a field is added.
@@ -171,7 +171,7 @@ pub struct ExecSpec {
     pub output_limit: u64,
     /// The process in the words of an OCI runtime, for a container that one has made.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub foreign: Option<String>,
+    pub oci: Option<String>,
 }
 
 /// A frame from the shim: the answer to a request, or an event.

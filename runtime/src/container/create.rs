@@ -221,7 +221,7 @@ fn hand_over(
     let bundle = root.parent().unwrap_or(root);
     let path = bundle.join("config.json");
     fs::write(&path, document.to_string()).map_err(|source| ContainerError::Directory { path, source })?;
-    built.spec.foreign = Some(handler.foreign(bundle));
+    built.spec.oci = Some(handler.oci(bundle));
     // the runtime asks systemd itself
     built.spec.placement = Placement::Attach;
     Ok(())

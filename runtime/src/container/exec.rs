@@ -25,11 +25,11 @@ pub async fn exec(pod: &PodHandle, id: &str, command: &[String], timeout: i64) -
     process.args = command.to_vec();
     process.terminal = false;
     let timeout_ms = u64::try_from(Duration::from_secs(seconds).as_millis()).unwrap_or(u64::MAX);
-    let foreign = match &container.spec.foreign {
+    let oci = match &container.spec.oci {
         Some(_) => Some(handler::process(&process).map_err(SpecError::Handler)?.to_string()),
         None => None,
     };
-    let spec = ExecSpec { container: id.to_owned(), process, timeout_ms, output_limit: OUTPUT_LIMIT, foreign };
+    let spec = ExecSpec { container: id.to_owned(), process, timeout_ms, output_limit: OUTPUT_LIMIT, oci };
     let executed = shim.exec(spec).await.map_err(|source| refused(source, id, "run a command in"))?;
     if executed.timed_out {
         return Err(ContainerError::ExecTimeout { id: id.to_owned(), seconds: timeout });

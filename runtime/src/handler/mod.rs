@@ -3,27 +3,27 @@
 //! A handler is an OCI runtime by its command line (runc, crun, runsc, …). The pod's shim stays the parent of everything and
 //! the writer of logs; where it would launch a container itself, it runs the runtime's `create` and `start`, and `exec` for
 //! commands. What the container is to be is decided as for all others ([`crate::container::spec`]) and then said in the
-//! runtime's words ([`document`]). Such a pod has a first container of its own, with our reaper in it ([`first`]): runtimes
+//! runtime's words ([`oci_spec`]). Such a pod has a first container of its own, with our reaper in it ([`sandbox_container`]): runtimes
 //! that put a whole pod into one sandbox begin with it.
 //!
 //! * [`Handlers`]: those that are configured, with what they say they can
 //! * [`command`]: one command, with bounds
 
 mod command;
-mod document;
-mod first;
+mod oci_spec;
+mod sandbox_container;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nodeagent_shim::protocol::Foreign;
+use nodeagent_shim::protocol::OciRuntime;
 use serde::Deserialize;
 
 pub use command::CommandError;
-pub use document::{DocumentError, Inputs, container, process};
-pub use first::{FirstError, start};
+pub use oci_spec::{Inputs, OciSpecError, container, process};
+pub use sandbox_container::{SandboxContainerError, start};
 
 use crate::cgroup::Resources;
 use crate::config::RuntimeSection;
@@ -121,8 +121,8 @@ impl Handler {
     }
 
     /// What the shim is told of it.
-    pub fn foreign(&self, bundle: &Path) -> Foreign {
-        Foreign {
+    pub fn oci(&self, bundle: &Path) -> OciRuntime {
+        OciRuntime {
             program: self.program.to_string_lossy().into_owned(),
             options: self.options.clone(),
             bundle: bundle.to_string_lossy().into_owned(),
@@ -139,7 +139,7 @@ impl Handler {
 
     /// Has it change the limits of a running container.
     pub async fn update(&self, id: &str, limits: &Resources) -> Result<(), CommandError> {
-        let text = document::limits(limits).to_string();
+        let text = oci_spec::limits(limits).to_string();
         self.run(&["update", "--resources", "/dev/stdin", id], Some(text)).await.map(drop)
     }
 
@@ -185,8 +185,8 @@ mod tests {
         assert_eq!(handlers.known(), "known are b, kata");
         let all: Vec<_> = handlers.features().collect();
         assert_eq!(all, [("b", Features::default()), ("kata", Features::default())]);
-        let foreign = handlers.find("kata").unwrap().foreign(Path::new("/bundle"));
-        assert_eq!(foreign.options, ["--root", "/run/n/runtimes/kata", "--systemd-cgroup"]);
+        let oci = handlers.find("kata").unwrap().oci(Path::new("/bundle"));
+        assert_eq!(oci.options, ["--root", "/run/n/runtimes/kata", "--systemd-cgroup"]);
         assert_eq!(Handlers::default().known(), "none is configured");
     }
 }

@@ -20,7 +20,7 @@ const VERSION: &str = "1.0.2";
 
 /// What another runtime cannot be told.
 #[derive(Debug, thiserror::Error)]
-pub enum DocumentError {
+pub enum OciSpecError {
     /// Text that is none.
     #[error("{what} is not UTF-8, as it has to be with another runtime")]
     Text {
@@ -56,9 +56,9 @@ pub struct Inputs<'a> {
 }
 
 /// `config.json` of a container.
-pub fn container(spec: &LaunchSpec, inputs: &Inputs<'_>) -> Result<Value, DocumentError> {
+pub fn container(spec: &LaunchSpec, inputs: &Inputs<'_>) -> Result<Value, OciSpecError> {
     if spec.user_namespace {
-        return Err(DocumentError::NotOffered("a user namespace".to_owned()));
+        return Err(OciSpecError::NotOffered("a user namespace".to_owned()));
     }
     let mut spaces = namespaces_of_pod(inputs.pod);
     spaces.extend(match (&spec.pid_namespace, inputs.target) {
@@ -68,7 +68,7 @@ pub fn container(spec: &LaunchSpec, inputs: &Inputs<'_>) -> Result<Value, Docume
             Some(json!({"type": "pid", "path": format!("/proc/{}/ns/pid", inputs.pod.first_pid)}))
         }
         (PidNamespace::Container(_), Some(pid)) => Some(json!({"type": "pid", "path": format!("/proc/{pid}/ns/pid")})),
-        (PidNamespace::Container(_), None) => return Err(DocumentError::NoTarget),
+        (PidNamespace::Container(_), None) => return Err(OciSpecError::NoTarget),
     });
     if spec.new_cgroup_namespace {
         spaces.push(json!({"type": "cgroup"}));
@@ -101,7 +101,13 @@ pub fn container(spec: &LaunchSpec, inputs: &Inputs<'_>) -> Result<Value, Docume
 }
 
 /// `config.json` of the first container of a pod. `root` is an empty directory, `reaper` the program that is to be in it.
-pub(super) fn first(pod: &SandboxRecord, root: &Path, reaper: &Path, place: &str, by_systemd: bool) -> Value {
+pub(super) fn sandbox_container(
+    pod: &SandboxRecord,
+    root: &Path,
+    reaper: &Path,
+    place: &str,
+    by_systemd: bool,
+) -> Value {
     let mut spaces = namespaces_of_pod(pod);
     spaces.push(json!({"type": "pid"}));
     let nothing = json!(["nosuid", "noexec", "nodev"]);
@@ -154,10 +160,10 @@ fn cgroups_path(path: &CgroupPath, by_systemd: bool) -> String {
 }
 
 /// A process; also `process.json`.
-pub fn process(spec: &ProcessSpec) -> Result<Value, DocumentError> {
+pub fn process(spec: &ProcessSpec) -> Result<Value, OciSpecError> {
     let text = |entry: &String| {
         let bytes = STANDARD.decode(entry).unwrap_or_default();
-        String::from_utf8(bytes).map_err(|_| DocumentError::Text { what: "a variable of the environment" })
+        String::from_utf8(bytes).map_err(|_| OciSpecError::Text { what: "a variable of the environment" })
     };
     let env = spec.env.iter().map(text).collect::<Result<Vec<_>, _>>()?;
     let limits = spec.rlimits.iter().filter_map(|(number, soft, hard)| {
@@ -213,7 +219,7 @@ fn is_default(path: &str) -> bool {
     path.strip_prefix("/dev/").is_some_and(|name| names.contains(&name))
 }
 
-fn mounts(spec: &LaunchSpec) -> Result<Vec<Value>, DocumentError> {
+fn mounts(spec: &LaunchSpec) -> Result<Vec<Value>, OciSpecError> {
     let mut all = Vec::new();
     for mount in &spec.mounts {
         // its view of cgroups is made by the runtime, for the version that the host has
@@ -229,7 +235,7 @@ fn mounts(spec: &LaunchSpec) -> Result<Vec<Value>, DocumentError> {
     Ok(all)
 }
 
-fn one_mount(mount: &Mount) -> Result<Value, DocumentError> {
+fn one_mount(mount: &Mount) -> Result<Value, OciSpecError> {
     let names = [
         (MsFlags::MS_RDONLY, "ro"),
         (MsFlags::MS_NOSUID, "nosuid"),
@@ -258,15 +264,15 @@ fn one_mount(mount: &Mount) -> Result<Value, DocumentError> {
         Propagation::Private => "rprivate",
         Propagation::Slave => "rslave",
         Propagation::Shared => {
-            return Err(DocumentError::NotOffered(format!("bidirectional propagation of {}", mount.target)));
+            return Err(OciSpecError::NotOffered(format!("bidirectional propagation of {}", mount.target)));
         }
     });
     if mount.idmapped {
-        return Err(DocumentError::NotOffered(format!("mapped ids of {}", mount.target)));
+        return Err(OciSpecError::NotOffered(format!("mapped ids of {}", mount.target)));
     }
     let source = match &mount.image {
         Some(_) if !mount.sub_path.is_empty() => {
-            return Err(DocumentError::NotOffered(format!("a sub-path of an image, for {},", mount.target)));
+            return Err(OciSpecError::NotOffered(format!("a sub-path of an image, for {},", mount.target)));
         }
         // mounted there by the launcher
         Some(image) => &image.target,
@@ -368,5 +374,5 @@ fn annotations(inputs: &Inputs<'_>) -> Map<String, Value> {
 }
 
 #[cfg(test)]
-#[path = "document_tests.rs"]
+#[path = "oci_spec_tests.rs"]
 mod tests;

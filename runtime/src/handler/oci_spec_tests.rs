@@ -48,7 +48,7 @@ fn spec() -> LaunchSpec {
     }
 }
 
-fn document(spec: &LaunchSpec, change: impl FnOnce(&mut Inputs<'_>)) -> Result<Value, DocumentError> {
+fn document(spec: &LaunchSpec, change: impl FnOnce(&mut Inputs<'_>)) -> Result<Value, OciSpecError> {
     let pod = pod(Driver::Cgroupfs);
     let metadata = Some(ContainerMetadata { name: "server".into(), attempt: 0 });
     let config = ContainerConfig {
@@ -103,7 +103,7 @@ fn namespaces_are_the_pods() {
     assert_eq!(of(PidNamespace::Pod, None).unwrap(), with(Some(path("pid", "/proc/88/ns/pid"))));
     assert_eq!(of(PidNamespace::Host, None).unwrap(), with(None));
     assert_eq!(of(PidNamespace::Container("c".into()), Some(99)).unwrap(), with(Some(path("pid", "/proc/99/ns/pid"))));
-    assert!(matches!(of(PidNamespace::Container("c".into()), None), Err(DocumentError::NoTarget)));
+    assert!(matches!(of(PidNamespace::Container("c".into()), None), Err(OciSpecError::NoTarget)));
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn a_container_cannot_say_that_it_is_of_another_pod() {
         assert_eq!(annotations[key], value, "{key}");
     }
     let pod = pod(Driver::Cgroupfs);
-    let first = first(&pod, Path::new("/r"), Path::new("/shim"), "/reaper", false);
+    let first = sandbox_container(&pod, Path::new("/r"), Path::new("/shim"), "/reaper", false);
     assert_eq!(first["annotations"]["io.kubernetes.cri.container-type"], "sandbox");
     assert_eq!(first["process"]["capabilities"], json!({}));
 }
@@ -187,5 +187,5 @@ fn what_cannot_be_said_is_refused() {
     assert_eq!(mapped.to_string(), "a user namespace is not offered by runtime handlers");
     let mut bytes = spec();
     bytes.process.env = vec![STANDARD.encode(b"A=\xff")];
-    assert!(matches!(document(&bytes, |_| {}), Err(DocumentError::Text { .. })));
+    assert!(matches!(document(&bytes, |_| {}), Err(OciSpecError::Text { .. })));
 }

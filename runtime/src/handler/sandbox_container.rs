@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nodeagent_shim::protocol::{LaunchSpec, Rootfs};
 
-use super::{Handler, document};
+use super::{Handler, oci_spec};
 use crate::sandbox::{SandboxRecord, Shared, Shim, ShimError};
 
 /// Where the reaper is in its root; the program knows itself by that.
@@ -13,7 +13,7 @@ const PLACE: &str = "/nodeagent-reaper";
 
 /// It could not be started.
 #[derive(Debug, thiserror::Error)]
-pub enum FirstError {
+pub enum SandboxContainerError {
     /// Its files.
     #[error("write {}", path.display())]
     File {
@@ -34,24 +34,24 @@ pub async fn start(
     handler: &Handler,
     pod: &SandboxRecord,
     shim: &Shim,
-) -> Result<i32, FirstError> {
+) -> Result<i32, SandboxContainerError> {
     let bundle = environment.paths.pod(&pod.id).join("runtime");
     let root = bundle.join("rootfs");
     let reaper = environment.host.handlers.reaper();
-    let text = document::first(pod, &root, reaper, PLACE, handler.by_systemd()).to_string();
+    let text = oci_spec::sandbox_container(pod, &root, reaper, PLACE, handler.by_systemd()).to_string();
     write(&bundle, &root, &text)?;
     let spec = LaunchSpec {
         container: pod.id.clone(),
         rootfs: Rootfs { target: root.to_string_lossy().into_owned(), ..Rootfs::default() },
         cgroups: environment.cgroups.attach_dirs(&pod.cgroup),
-        foreign: Some(handler.foreign(&bundle)),
+        oci: Some(handler.oci(&bundle)),
         ..LaunchSpec::default()
     };
     Ok(shim.start(spec).await?.pid)
 }
 
-fn write(bundle: &Path, root: &Path, text: &str) -> Result<(), FirstError> {
-    std::fs::create_dir_all(root).map_err(|source| FirstError::File { path: root.to_owned(), source })?;
+fn write(bundle: &Path, root: &Path, text: &str) -> Result<(), SandboxContainerError> {
+    std::fs::create_dir_all(root).map_err(|source| SandboxContainerError::File { path: root.to_owned(), source })?;
     let path = bundle.join("config.json");
-    std::fs::write(&path, text).map_err(|source| FirstError::File { path, source })
+    std::fs::write(&path, text).map_err(|source| SandboxContainerError::File { path, source })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::ShimError;
 use crate::cgroup::CgroupError;
-use crate::handler::{CommandError, FirstError};
+use crate::handler::{CommandError, SandboxContainerError};
 use crate::network::netns::NetnsError;
 use crate::selinux::RelabelError;
 use crate::state::StateError;
@@ -52,7 +52,7 @@ pub enum PodError {
         name: String,
         /// Why.
         #[source]
-        source: FirstError,
+        source: SandboxContainerError,
     },
     /// What another runtime knows of it.
     #[error("runtime handler of sandbox {id}")]

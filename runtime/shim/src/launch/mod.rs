@@ -9,8 +9,8 @@
 
 mod devices;
 mod error;
-mod foreign;
 mod mounts;
+mod oci;
 mod process;
 mod program;
 mod reaper;
@@ -30,12 +30,12 @@ use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchdir, pivot_roo
 
 pub use self::error::LaunchError;
 pub use self::error::chain;
-pub use self::foreign::pid_file;
+pub use self::oci::pid_file;
 pub use self::process::become_nobody;
 use self::process::{Inside, Labels};
 use self::report::{Report, send, wait_for_release};
 use self::resolve::{Make, Root};
-use crate::protocol::{Foreign, LaunchSpec, Placement, ProcessSpec};
+use crate::protocol::{LaunchSpec, OciRuntime, Placement, ProcessSpec};
 use crate::sys;
 use crate::user_namespace::UserNamespace;
 
@@ -91,27 +91,27 @@ pub fn exec(spec: &ProcessSpec, user: Option<&UserNamespace>, place: &Place, str
 }
 
 /// Becomes the command of another runtime that creates a container.
-pub fn foreign_create(spec: &LaunchSpec, foreign: &Foreign, streams: &Streams, status: &OwnedFd) -> ! {
-    let result = foreign::create(spec, foreign, streams, status);
+pub fn oci_create(spec: &LaunchSpec, oci: &OciRuntime, streams: &Streams, status: &OwnedFd) -> ! {
+    let result = oci::create(spec, oci, streams, status);
     give_up(&result, status)
 }
 
 /// Becomes the command of another runtime that starts a container.
-pub fn foreign_start(container: &str, foreign: &Foreign, status: &OwnedFd) -> ! {
-    let result = foreign::start(container, foreign, status);
+pub fn oci_start(container: &str, oci: &OciRuntime, status: &OwnedFd) -> ! {
+    let result = oci::start(container, oci, status);
     give_up(&result, status)
 }
 
 /// Becomes the command of another runtime that runs a further process. `name` is that of its files.
-pub fn foreign_exec(
+pub fn oci_exec(
     container: &str,
-    foreign: &Foreign,
+    oci: &OciRuntime,
     process: &str,
     name: &str,
     streams: &Streams,
     status: &OwnedFd,
 ) -> ! {
-    let result = foreign::exec(container, foreign, process, name, streams, status);
+    let result = oci::exec(container, oci, process, name, streams, status);
     give_up(&result, status)
 }
 

@@ -12,13 +12,13 @@ use super::{Caller, Pod, Refusal};
 use crate::cgroup::Cgroup;
 use crate::container::Container;
 use crate::exec::Exec;
-use crate::foreign;
 use crate::io::pipe_to_read;
 use crate::launch::{self, Join, Place, Streams};
 use crate::launcher::{Birth, Launcher};
 use crate::log::LogFile;
+use crate::oci;
 use crate::output::{Output, Which};
-use crate::protocol::{ErrorKind, ExecSpec, Foreign, LaunchSpec, PidNamespace, Placement};
+use crate::protocol::{ErrorKind, ExecSpec, LaunchSpec, OciRuntime, PidNamespace, Placement};
 
 /// Containers of one pod, running or remembered.
 const MAX_CONTAINERS: usize = 1024;
@@ -83,7 +83,7 @@ impl Pod {
             ),
         };
         let join_pid = match &spec.pid_namespace {
-            _ if spec.foreign.is_some() => None,
+            _ if spec.oci.is_some() => None,
             PidNamespace::New | PidNamespace::Host => None,
             PidNamespace::Container(other) => Some(self.pid_namespace_of(other)?),
             PidNamespace::Pod => Some(namespace(self.reaper_pid()?, "pid")?),
@@ -113,17 +113,17 @@ impl Pod {
             join_pid: join_pid.as_ref().map(AsFd::as_fd),
             cgroup: birthplace.as_ref().map(AsFd::as_fd),
         };
-        let birth = if spec.foreign.is_some() { Birth::default() } else { birth };
-        let launcher = Launcher::fork(&self.poller, number, &birth, |status, placed| match &spec.foreign {
-            Some(foreign) => launch::foreign_create(spec, foreign, &streams, status),
+        let birth = if spec.oci.is_some() { Birth::default() } else { birth };
+        let launcher = Launcher::fork(&self.poller, number, &birth, |status, placed| match &spec.oci {
+            Some(oci) => launch::oci_create(spec, oci, &streams, status),
             None => launch::container(spec, self.namespaces.user().filter(|_| user), &streams, status, placed),
         })?;
         let held = spec.placement == Placement::Wait;
         let mut container = Container::new(number, spec.container.clone(), cgroup, launcher, output, held);
         container.oom_score_adj = spec.process.oom_score_adj;
         container.user_namespace = user;
-        container.alone = spec.pid_namespace == PidNamespace::New && spec.foreign.is_none();
-        container.foreign = spec.foreign.clone().map(foreign::State::new);
+        container.alone = spec.pid_namespace == PidNamespace::New && spec.oci.is_none();
+        container.oci = spec.oci.clone().map(oci::State::new);
         container.hold_stdin(stdin);
         container.started_by(caller, &mut self.outbox);
         self.containers.push(container);
@@ -157,9 +157,9 @@ impl Pod {
             return Err(Refusal::new(ErrorKind::WrongState, format!("there are {MAX_EXECS} execs already")));
         }
         let number = self.number();
-        if let Some(state) = &self.find(&spec.container)?.foreign {
+        if let Some(state) = &self.find(&spec.container)?.oci {
             let runtime = state.runtime.clone();
-            return self.exec_foreign(caller, spec, number, &runtime);
+            return self.exec_by_oci(caller, spec, number, &runtime);
         }
         let container = self.find(&spec.container)?;
         let (owner, user) = (container.number, container.user_namespace);
@@ -199,16 +199,22 @@ impl Pod {
     }
 
     /// Has another runtime run a further process in a container that it has made.
-    fn exec_foreign(&mut self, caller: Caller, spec: &ExecSpec, number: u32, runtime: &Foreign) -> Result<(), Refusal> {
-        let process = spec.foreign.as_deref().ok_or_else(|| invalid("an exec without its process in OCI's words"))?;
+    fn exec_by_oci(
+        &mut self,
+        caller: Caller,
+        spec: &ExecSpec,
+        number: u32,
+        runtime: &OciRuntime,
+    ) -> Result<(), Refusal> {
+        let process = spec.oci.as_deref().ok_or_else(|| invalid("an exec without its process in OCI's words"))?;
         let owner = self.find(&spec.container)?.number;
         let name = format!("exec-{number}");
         let child = |streams: &Streams, status: &OwnedFd| {
-            launch::foreign_exec(&spec.container, runtime, process, &name, streams, status)
+            launch::oci_exec(&spec.container, runtime, process, &name, streams, status)
         };
         let mut exec = self.fork_exec(caller, spec, number, child, None)?;
         exec.container = owner;
-        exec.foreign = Some((runtime.clone(), name.clone()));
+        exec.oci = Some((runtime.clone(), name.clone()));
         self.execs.push(exec);
         Ok(())
     }

@@ -43,13 +43,13 @@ pub struct LaunchSpec {
     /// Another runtime makes the container, by the `config.json` of this bundle; of all the above only the file systems of
     /// layers, the cgroups (to tell who is in there), the terminal, the streams and the log are ours then.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub foreign: Option<Foreign>,
+    pub oci: Option<OciRuntime>,
 }
 
 /// An OCI runtime, by its command line.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Foreign {
+pub struct OciRuntime {
     /// Absolute path of the program.
     pub program: String,
     /// Arguments before each command.

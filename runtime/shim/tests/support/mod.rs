@@ -183,13 +183,7 @@ pub fn decode(text: &str) -> String {
 }
 
 pub fn exec(container: &str, script: &str) -> ExecSpec {
-    ExecSpec {
-        container: container.into(),
-        process: shell(script),
-        timeout_ms: 0,
-        output_limit: 16 << 20,
-        foreign: None,
-    }
+    ExecSpec { container: container.into(), process: shell(script), timeout_ms: 0, output_limit: 16 << 20, oci: None }
 }
 
 pub fn shell(script: &str) -> ProcessSpec {

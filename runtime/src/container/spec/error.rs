@@ -15,7 +15,7 @@ pub enum SpecError {
     Label(#[from] crate::selinux::RelabelError),
     /// What another runtime cannot be told.
     #[error("{0}")]
-    Handler(#[from] crate::handler::DocumentError),
+    Handler(#[from] crate::handler::OciSpecError),
     /// The configuration contradicts itself, or the host.
     #[error("{0}")]
     Invalid(String),

@@ -170,7 +170,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
         log_path: log_path(inputs.pod, inputs.config)?,
         stdin: inputs.config.stdin,
         stdin_once: inputs.config.stdin_once,
-        foreign: None,
+        oci: None,
     };
     let stop_signal = signal::of(inputs.config, inputs.image);
     Ok(Built { spec, user, stop_signal, device_rules: devices.rules, file_label })

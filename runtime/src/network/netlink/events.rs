@@ -1,4 +1,4 @@
-//! Hearing of links that disappear.
+//! Hearing of what changes, without asking.
 
 use super::{NetlinkError, link::deleted_link, message::messages, sys};
 use nix::{
@@ -8,21 +8,69 @@ use nix::{
         sockopt::RcvBuf,
     },
 };
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::{
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+};
 use tokio::io::unix::AsyncFd;
 
 /// Multicast group of links, as a bit (RTMGRP_LINK).
 const LINKS: u32 = 1;
 /// A hundred links that go at once make some 200 KiB of news.
 const ROOM: usize = 1024 * 1024;
-const WHAT: &str = "tell of links";
 
-/// News of the network namespace of the thread that subscribed.
+/// A socket that the kernel sends news to, of the network namespace of the thread that opened it.
 #[derive(Debug)]
-pub(in crate::network) struct LinkEvents {
+pub(super) struct Subscription {
     descriptor: AsyncFd<OwnedFd>,
     buffer: Vec<u8>,
+    what: &'static str,
 }
+
+impl Subscription {
+    /// `groups`: multicast groups of the protocol, a bit each. `room`: bytes that are kept until they are looked at.
+    pub(super) fn open(
+        protocol: SockProtocol,
+        groups: u32,
+        room: usize,
+        what: &'static str,
+    ) -> Result<Self, NetlinkError> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let descriptor = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol).map_err(NetlinkError::Open)?;
+        setsockopt(&descriptor, RcvBuf, &room).map_err(NetlinkError::Open)?;
+        bind(descriptor.as_raw_fd(), &NetlinkAddr::new(0, groups)).map_err(NetlinkError::Open)?;
+        let descriptor = sys::watch(descriptor).map_err(|error| NetlinkError::Open(errno(&error)))?;
+        Ok(Self { descriptor, buffer: vec![0; super::DATAGRAM], what })
+    }
+
+    /// Waits for a datagram in which `heard` finds something. `None`: there was more news than could be kept, and some is
+    /// lost. Cancel safe: what was not looked at is still in the socket.
+    pub(super) async fn next<T>(&mut self, heard: impl Fn(&[u8]) -> Option<T>) -> Result<Option<T>, NetlinkError> {
+        let failed = |source| NetlinkError::Receive { what: self.what, source };
+        loop {
+            let mut ready = self.descriptor.readable().await.map_err(|error| failed(errno(&error)))?;
+            match recv(ready.get_inner().as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
+                Ok(length) => {
+                    if let Some(found) = heard(&self.buffer[..length]) {
+                        return Ok(Some(found));
+                    }
+                }
+                Err(Errno::EAGAIN) => ready.clear_ready(),
+                Err(Errno::EINTR) => {}
+                Err(Errno::ENOBUFS) => return Ok(None),
+                Err(source) => return Err(failed(source)),
+            }
+        }
+    }
+}
+
+fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// News of links in the network namespace of the thread that subscribed.
+#[derive(Debug)]
+pub(in crate::network) struct LinkEvents(Subscription);
 
 /// What was heard.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,35 +83,15 @@ pub(in crate::network) enum News {
 
 impl LinkEvents {
     pub(in crate::network) fn subscribe() -> Result<Self, NetlinkError> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let descriptor = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)
-            .map_err(NetlinkError::Open)?;
-        setsockopt(&descriptor, RcvBuf, &ROOM).map_err(NetlinkError::Open)?;
-        bind(descriptor.as_raw_fd(), &NetlinkAddr::new(0, LINKS)).map_err(NetlinkError::Open)?;
-        let descriptor = sys::watch(descriptor)
-            .map_err(|error| NetlinkError::Open(Errno::from_raw(error.raw_os_error().unwrap_or_default())))?;
-        Ok(Self { descriptor, buffer: vec![0; super::DATAGRAM] })
+        Subscription::open(SockProtocol::NetlinkRoute, LINKS, ROOM, "tell of links").map(Self)
     }
 
     /// Waits for news. Cancel safe: what was not returned is still in the socket.
     pub(in crate::network) async fn next(&mut self) -> Result<News, NetlinkError> {
-        loop {
-            let mut ready = self.descriptor.readable().await.map_err(|error| NetlinkError::Receive {
-                what: WHAT,
-                source: Errno::from_raw(error.raw_os_error().unwrap_or_default()),
-            })?;
-            match recv(ready.get_inner().as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
-                Ok(length) => {
-                    let gone: Vec<_> = messages(&self.buffer[..length]).filter_map(deleted_link).collect();
-                    if !gone.is_empty() {
-                        return Ok(News::Gone(gone));
-                    }
-                }
-                Err(Errno::EAGAIN) => ready.clear_ready(),
-                Err(Errno::EINTR) => {}
-                Err(Errno::ENOBUFS) => return Ok(News::Lost),
-                Err(source) => return Err(NetlinkError::Receive { what: WHAT, source }),
-            }
-        }
+        let gone = |datagram: &[u8]| {
+            let gone: Vec<_> = messages(datagram).filter_map(deleted_link).collect();
+            (!gone.is_empty()).then_some(gone)
+        };
+        Ok(self.0.next(gone).await?.map_or(News::Lost, News::Gone))
     }
 }

@@ -1,20 +1,15 @@
 //! Netfilter's side of netlink: transactions on nf_tables, questions, and news of what others change.
 
 use super::{
-    DATAGRAM, ERROR, NetlinkError, Socket, errno,
+    ERROR, NetlinkError, Socket, errno,
+    events::Subscription,
     message::{ACK, Attributes, Batch, attribute, messages},
-    sys,
 };
 use nix::{
     errno::Errno,
-    sys::socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname, recv, setsockopt,
-        socket,
-        sockopt::{RcvBuf, SndBufForce},
-    },
+    sys::socket::{MsgFlags, NetlinkAddr, SockProtocol, getsockname, recv, setsockopt, sockopt::SndBufForce},
 };
-use std::os::fd::{AsRawFd, OwnedFd};
-use tokio::io::unix::AsyncFd;
+use std::os::fd::AsRawFd;
 
 /// Subsystems, the upper half of a message's type.
 const CONNTRACK: u16 = 1;
@@ -26,7 +21,6 @@ const TABLE_NEWS: u32 = 1 << 6;
 /// Room for a transaction: what a thousand pods with a dozen host ports each need, and more.
 const TRANSACTION: usize = 8 * 1024 * 1024;
 const NEWS_ROOM: usize = 512 * 1024;
-const WHAT: &str = "tell of changed tables";
 
 /// Address family of a table, or of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -172,23 +166,13 @@ impl Socket {
     }
 }
 
-/// Hears what happens to tables in the network namespace of the thread that subscribed.
+/// News of tables in the network namespace of the thread that subscribed.
 #[derive(Debug)]
-pub(in crate::network) struct TableEvents {
-    descriptor: AsyncFd<OwnedFd>,
-    buffer: Vec<u8>,
-}
+pub(in crate::network) struct TableEvents(Subscription);
 
 impl TableEvents {
     pub(in crate::network) fn subscribe() -> Result<Self, NetlinkError> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let descriptor = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)
-            .map_err(NetlinkError::Open)?;
-        setsockopt(&descriptor, RcvBuf, &NEWS_ROOM).map_err(NetlinkError::Open)?;
-        bind(descriptor.as_raw_fd(), &NetlinkAddr::new(0, TABLE_NEWS)).map_err(NetlinkError::Open)?;
-        let descriptor = sys::watch(descriptor)
-            .map_err(|error| NetlinkError::Open(Errno::from_raw(error.raw_os_error().unwrap_or_default())))?;
-        Ok(Self { descriptor, buffer: vec![0; DATAGRAM] })
+        Subscription::open(SockProtocol::NetlinkNetFilter, TABLE_NEWS, NEWS_ROOM, "tell of changed tables").map(Self)
     }
 
     /// Waits until something was taken out of a table of that name, or may have been, by a socket that `foreign` (told its
@@ -198,26 +182,13 @@ impl TableEvents {
         table: &str,
         foreign: impl Fn(u32) -> bool,
     ) -> Result<(), NetlinkError> {
-        loop {
-            let mut ready = self.descriptor.readable().await.map_err(|error| NetlinkError::Receive {
-                what: WHAT,
-                source: Errno::from_raw(error.raw_os_error().unwrap_or_default()),
-            })?;
-            match recv(ready.get_inner().as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
-                Ok(length) => {
-                    let mut removals = messages(&self.buffer[..length])
-                        .filter(|message| removes_from(message.kind, message.payload, table));
-                    if removals.any(|message| foreign(message.port)) {
-                        return Ok(());
-                    }
-                }
-                Err(Errno::EAGAIN) => ready.clear_ready(),
-                Err(Errno::EINTR) => {}
-                // more happened than could be kept: anything may have
-                Err(Errno::ENOBUFS) => return Ok(()),
-                Err(source) => return Err(NetlinkError::Receive { what: WHAT, source }),
-            }
-        }
+        let intruded = |datagram: &[u8]| {
+            messages(datagram)
+                .any(|message| removes_from(message.kind, message.payload, table) && foreign(message.port))
+                .then_some(())
+        };
+        // lost news may have been of anything
+        self.0.next(intruded).await.map(Option::unwrap_or_default)
     }
 }
 
