@@ -135,6 +135,11 @@ impl Cache {
         Self { directory }
     }
 
+    /// Where the inputs of plugins are.
+    pub(super) fn inputs(&self) -> PathBuf {
+        self.directory.join("calls")
+    }
+
     fn path(&self, sandbox: &str) -> PathBuf {
         self.directory.join(format!("{sandbox}{SUFFIX}"))
     }

@@ -3,6 +3,7 @@
 use super::{
     conf::{ConfList, Plugin},
     error::{NetworkError, PluginError},
+    inputs::Inputs,
     plugin::{Call, Verb},
     pod::PodNetwork,
     result::AddResult,
@@ -18,6 +19,7 @@ use std::{
 pub(super) struct Chain<'a> {
     pub(super) list: &'a ConfList,
     pub(super) directories: &'a [PathBuf],
+    pub(super) inputs: &'a Inputs,
     pub(super) limit: Duration,
 }
 
@@ -112,7 +114,8 @@ impl<'a> Chain<'a> {
     where
         'a: 'b,
     {
-        Call { verb, list: self.list, pod, without_netns: false, extra: Map::new(), directories: self.directories }
+        let (list, directories, inputs) = (self.list, self.directories, self.inputs);
+        Call { verb, list, pod, without_netns: false, extra: Map::new(), directories, inputs }
     }
 
     async fn run(

@@ -4,7 +4,7 @@ use super::{
     builtin::BridgeError, cache::CacheError, conf_dir::NotReady, exec::ExecError, exec::with_messages, pod::InvalidPod,
     result::ResultError,
 };
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 /// A pod's network could not be made, checked or removed.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +94,9 @@ pub enum PluginError {
     /// its configuration could not be written down
     #[error("encode its configuration")]
     Encode(#[source] serde_json::Error),
+    /// what it is to read could not be laid ready
+    #[error("write its input")]
+    Input(#[source] io::Error),
     /// it did not run to its end
     #[error(transparent)]
     Exec(#[from] ExecError),

@@ -5,6 +5,7 @@ use nix::{
     unistd::Pid,
 };
 use std::{
+    fs::File,
     io,
     path::{Path, PathBuf},
     pin::pin,
@@ -12,7 +13,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt},
     process::{Child, Command},
     time::timeout,
 };
@@ -86,15 +87,15 @@ pub(super) fn with_messages(stderr: &str) -> String {
 pub(super) async fn run(
     program: &Path,
     environment: &[(&'static str, String)],
-    input: &[u8],
+    input: &File,
     limit: Duration,
 ) -> Result<Output, ExecError> {
-    let mut child = start(program, environment).await?;
+    let mut child = start(program, environment, input).await?;
     let group = Group::of(&child);
     let mut stdout = Vec::new();
     let mut stderr = Vec::new();
-    let talk = talk(&mut child, input, &mut stdout, &mut stderr);
-    let outcome = timeout(limit, talk).await;
+    let follow = follow(&mut child, &mut stdout, &mut stderr);
+    let outcome = timeout(limit, follow).await;
     let follow_error = |source| ExecError::Follow { program: program.to_owned(), source };
     match outcome {
         Ok(Ok(Some(status))) => {
@@ -116,15 +117,16 @@ pub(super) async fn run(
     }
 }
 
-async fn start(program: &Path, environment: &[(&'static str, String)]) -> Result<Child, ExecError> {
+async fn start(program: &Path, environment: &[(&'static str, String)], input: &File) -> Result<Child, ExecError> {
     let mut attempt = 0;
+    let start_error = |source| ExecError::Start { program: program.to_owned(), source };
     loop {
         let started = Command::new(program)
             .env_clear()
             .env("PATH", PATH)
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .current_dir("/")
-            .stdin(Stdio::piped())
+            .stdin(input.try_clone().map_err(start_error)?)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
@@ -135,28 +137,16 @@ async fn start(program: &Path, environment: &[(&'static str, String)]) -> Result
                 attempt += 1;
                 tokio::time::sleep(BUSY_PAUSE).await;
             }
-            Err(source) => return Err(ExecError::Start { program: program.to_owned(), source }),
+            Err(source) => return Err(start_error(source)),
             Ok(child) => return Ok(child),
         }
     }
 }
 
-/// Feeds and reads until the program has ended; `None` when it writes too much.
-async fn talk(
-    child: &mut Child,
-    input: &[u8],
-    stdout: &mut Vec<u8>,
-    stderr: &mut Vec<u8>,
-) -> io::Result<Option<ExitStatus>> {
-    let (stdin, out, err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let feed = async {
-        if let Some(mut stdin) = stdin {
-            // a plugin that does not read its input has ended or does not need it: its exit status tells
-            let _ = stdin.write_all(input).await;
-        }
-    };
-    let read = async { tokio::try_join!(read_bounded(out, stdout), read_tail(err, stderr)) };
-    let mut pipes = pin!(async { tokio::join!(feed, read).1 });
+/// Reads until the program has ended; `None` when it writes too much.
+async fn follow(child: &mut Child, stdout: &mut Vec<u8>, stderr: &mut Vec<u8>) -> io::Result<Option<ExitStatus>> {
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let mut pipes = pin!(async { tokio::try_join!(read_bounded(out, stdout), read_tail(err, stderr)) });
     // cancel safety: both futures are kept and polled again below; wait() is cancel safe by its documentation
     let first = tokio::select! {
         read = &mut pipes => Err(read),

@@ -7,6 +7,7 @@
 //!
 //! * [`conf`], [`conf_dir`]: configuration files, and which of them counts
 //! * [`chain`], [`plugin`], [`exec`]: a verb on a list, on one plugin, as a process with bounds
+//! * [`inputs`]: what plugins are told, and those that outlive a daemon
 //! * [`builtin`], [`netlink`]: a bridge with addresses from host-local, without processes
 //! * [`releases`]: addresses that return when their links are gone
 //! * [`result`]: answers in the forms of all versions
@@ -20,6 +21,7 @@ mod conf;
 mod conf_dir;
 mod error;
 mod exec;
+mod inputs;
 mod netlink;
 pub mod netns;
 mod plugin;
@@ -45,6 +47,7 @@ use cache::{By, Cache, Record};
 use chain::Chain;
 use conf::ConfList;
 use conf_dir::ConfDir;
+use inputs::Inputs;
 use releases::Releases;
 use result::AddResult;
 use sandbox_locks::{SandboxGuard, SandboxLocks};
@@ -124,6 +127,7 @@ struct Inner {
     config: NetworkConfig,
     conf_dir: ConfDir,
     cache: Cache,
+    inputs: Inputs,
     locks: SandboxLocks,
     adding: Semaphore,
     deleting: Semaphore,
@@ -141,6 +145,7 @@ impl Network {
             conf_dir: ConfDir::new(config.conf_dir.clone(), config.network.clone()),
             nat: Arc::new(Nat::new(cache.clone(), config.table.clone())),
             watched: Once::new(),
+            inputs: Inputs::new(cache.inputs(), config.del_timeout),
             cache,
             locks: SandboxLocks::default(),
             adding: Semaphore::new(config.parallel.max(1)),
@@ -299,7 +304,7 @@ impl Inner {
     }
 
     fn chain<'a>(&'a self, list: &'a ConfList, limit: Duration) -> Chain<'a> {
-        Chain { list, directories: &self.config.plugin_dirs, limit }
+        Chain { list, directories: &self.config.plugin_dirs, inputs: &self.inputs, limit }
     }
 
     async fn del(self: &Arc<Self>, pod: &PodNetwork) -> Result<(), NetworkError> {
@@ -378,6 +383,7 @@ impl Inner {
         let chain = self.chain(&record.list, self.config.del_timeout);
         match record.by {
             By::Exec => {
+                self.inputs.settled(&record.pod.sandbox_id).await;
                 chain.del(&record.pod, record.result.as_ref(), netns::is_namespace(&record.pod.netns)).await?;
             }
             By::Builtin => builtin::del(of_record(record)?, record, Arc::clone(&self.nat), Arc::clone(own)).await?,

@@ -4,6 +4,7 @@ use super::{
     conf::{ConfList, Plugin},
     error::PluginError,
     exec,
+    inputs::Inputs,
     pod::{INTERFACE, PodNetwork},
 };
 use serde::Deserialize;
@@ -49,6 +50,7 @@ pub(super) struct Call<'a> {
     /// keys that this verb adds to the configuration
     pub(super) extra: Map<String, Value>,
     pub(super) directories: &'a [PathBuf],
+    pub(super) inputs: &'a Inputs,
 }
 
 impl Call<'_> {
@@ -62,7 +64,12 @@ impl Call<'_> {
         let program = find(&plugin.kind, self.directories)
             .ok_or_else(|| PluginError::Missing { directories: self.directories.to_vec() })?;
         let input = serde_json::to_vec(&self.input(plugin, previous)).map_err(PluginError::Encode)?;
-        let output = exec::run(&program, &self.environment(), &input, limit).await?;
+        let input = match self.pod {
+            Some(pod) => self.inputs.of(&pod.sandbox_id, &input),
+            None => Inputs::of_nobody(&input),
+        };
+        let input = input.map_err(PluginError::Input)?;
+        let output = exec::run(&program, &self.environment(), &input.file, limit).await?;
         if output.status.success() {
             if !output.stderr.is_empty() {
                 log::debug!(plugin = plugin.kind.as_str(), verb = self.verb.as_str(), stderr = output.stderr.as_str(); "plugin said");

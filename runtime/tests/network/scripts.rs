@@ -129,7 +129,8 @@ echo "$descriptors" > $call/descriptors
 
     pub fn records(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.path("cache")).into_iter().flatten();
-        entries.map(|entry| entry.unwrap().path()).collect()
+        // the folder in it is of calls, not of pods
+        entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect()
     }
 }
 

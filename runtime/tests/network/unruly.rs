@@ -91,6 +91,51 @@ async fn a_call_that_is_given_up_takes_its_processes_along() {
     assert!(scripts.records().is_empty());
 }
 
+/// What a daemon that was killed leaves: a plugin that reads from a locked file.
+fn orphan(scripts: &Scripts, what: &str) -> std::process::Child {
+    let folder = scripts.config().cache_dir.join("calls");
+    fs::create_dir_all(&folder).unwrap();
+    let file = fs::File::create_new(folder.join("aa.1.0")).unwrap();
+    file.try_lock().unwrap();
+    std::process::Command::new("sh").args(["-c", what]).stdin(file).spawn().unwrap()
+}
+
+#[tokio::test]
+async fn what_a_killed_daemon_began_is_undone_when_its_plugin_has_ended_and_not_before() {
+    let scripts = Scripts::new();
+    let (go, taken, seen) = (scripts.path("go"), scripts.path("taken"), scripts.path("seen"));
+    scripts.raw_plugin("bad", "exit 1");
+    add_error(&scripts, &impatient(&scripts, DEADLINE)).await;
+    // its record is there, and the one plugin that is at work has nothing yet
+    let del = format!("[ $CNI_COMMAND != DEL ] || {{ test -e {}; echo $? > {}; }}", taken.display(), seen.display());
+    scripts.raw_plugin("bad", &del);
+    let work = format!("until [ -e {} ]; do sleep 0.01; done; echo 10.9.0.2 > {}", go.display(), taken.display());
+    let mut left = orphan(&scripts, &work);
+    let network = scripts.network();
+    let swept = tokio::spawn(async move { network.gc(&[]).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    fs::write(&go, "").unwrap();
+    tokio::time::timeout(DEADLINE, swept).await.unwrap().unwrap().unwrap();
+    assert_eq!(written(&seen).await, "0", "DEL came before the plugin had taken what it was to give back");
+    assert!(scripts.records().is_empty());
+    assert_eq!(fs::read_dir(scripts.config().cache_dir.join("calls")).unwrap().count(), 0);
+    left.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_plugin_of_a_killed_daemon_that_never_ends_holds_nothing_up_for_good() {
+    let scripts = Scripts::new();
+    scripts.raw_plugin("bad", "exit 1");
+    add_error(&scripts, &impatient(&scripts, DEADLINE)).await;
+    scripts.recording("bad");
+    let mut left = orphan(&scripts, "exec sleep 1000");
+    let swept = tokio::time::timeout(DEADLINE, impatient(&scripts, Duration::from_millis(300)).gc(&[])).await;
+    left.kill().unwrap();
+    left.wait().unwrap();
+    swept.unwrap().unwrap();
+    assert!(scripts.records().is_empty());
+}
+
 #[tokio::test]
 async fn a_plugin_that_crashes_or_answers_rubbish_is_reported_as_such() {
     let scripts = Scripts::new();
@@ -167,8 +212,12 @@ async fn plugins_inherit_no_descriptors_and_a_large_configuration_arrives_whole(
     assert_eq!(calls[0].input["large"], large);
     let script = scripts.path("bin/only").display().to_string();
     let from_outside = inherited();
+    let calls_of_pods = scripts.config().cache_dir.join("calls").display().to_string();
     for target in &calls[0].descriptors {
-        let expected = target.starts_with("pipe:") || *target == script || from_outside.contains(target);
+        let expected = target.starts_with("pipe:")
+            || target.starts_with(&calls_of_pods)
+            || *target == script
+            || from_outside.contains(target);
         assert!(expected, "{target}");
     }
     assert!(calls[0].descriptors.len() >= 3);

@@ -12,6 +12,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// A mark on its way; no name of an address.
+const UNFINISHED: &str = "unfinished.nodeagent";
+
 /// Who has an address: a sandbox and its interface.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Owner<'a> {
@@ -151,14 +154,19 @@ impl<'a> Store<'a> {
         })
     }
 
-    /// Marks an address as used; `false` when it is.
+    /// Marks an address as used; `false` when it is. Nobody ever sees the mark without its owner, also not after a crash:
+    /// such a one could not be given back.
     fn mark(&self, ip: IpAddr, owner: Owner<'_>) -> Result<bool, AddressError> {
         let path = self.directory.join(ip.to_string());
-        match create(&path, &owner.text()) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            Err(source) => Err(AddressError::Write { path, source }),
+        match fs::symlink_metadata(&path) {
+            Ok(file) if is_of_nobody(&file) => {}
+            Ok(_) => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(AddressError::Write { path, source }),
         }
+        let unfinished = self.directory.join(UNFINISHED);
+        let written = overwrite(&unfinished, &owner.text()).and_then(|()| fs::rename(&unfinished, &path));
+        written.map(|()| true).map_err(|source| AddressError::Write { path, source })
     }
 
     /// Frees everything that an owner has. `known` spares looking through all files.
@@ -180,7 +188,8 @@ impl<'a> Store<'a> {
     }
 
     fn free(&self, path: &Path, owner: Owner<'_>) -> Result<(), AddressError> {
-        if fs::read_to_string(path).is_ok_and(|text| text.trim() == owner.text()) {
+        let of_nobody = || fs::symlink_metadata(path).is_ok_and(|file| is_of_nobody(&file));
+        if of_nobody() || fs::read_to_string(path).is_ok_and(|text| text.trim() == owner.text()) {
             fs::remove_file(path).map_err(|source| AddressError::Remove { path: path.to_owned(), source })?;
         }
         Ok(())
@@ -207,9 +216,10 @@ fn candidates(pool: &Pool, last: Option<IpAddr>) -> impl Iterator<Item = (IpAddr
         .flat_map(|((first, end), range)| (first..=end).map(move |bits| (from_bits(bits, range.first), range)))
 }
 
-fn create(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())
+/// The reference plugin writes the owner after it has made the file, and the disk may lose what was just written: whoever
+/// has the lock and sees an empty file sees one whose writer has died.
+fn is_of_nobody(file: &fs::Metadata) -> bool {
+    file.is_file() && file.len() == 0
 }
 
 /// Not truncated before it is written: ext4 makes whoever closes a file that was truncated wait for the disk.

@@ -61,6 +61,20 @@ fn only_the_owner_gives_an_address_back() {
 }
 
 #[test]
+fn an_address_whose_owner_was_never_written_belongs_to_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let pools = [vec![range("10.0.0.2", "10.0.0.3", "10.0.0.1")]];
+    let empty = directory.path().join("10.0.0.2");
+    fs::write(&empty, "").unwrap();
+    assert_eq!(take(directory.path(), &pools, "a").unwrap(), "10.0.0.2", "a pool is not used up by crashes");
+    assert_eq!(fs::read_to_string(&empty).unwrap(), "a\r\neth0");
+    assert!(!directory.path().join(UNFINISHED).exists());
+    fs::write(directory.path().join("10.0.0.3"), "").unwrap();
+    Store::open(directory.path()).unwrap().release(owner("b"), &[]).unwrap();
+    assert!(!directory.path().join("10.0.0.3").exists() && empty.exists());
+}
+
+#[test]
 fn an_opened_store_waits_for_another_that_is_open() {
     let directory = tempfile::tempdir().unwrap();
     let first = Store::open(directory.path()).unwrap();
