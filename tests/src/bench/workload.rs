@@ -128,7 +128,7 @@ impl Workload {
     async fn settled(&self, daemon: u32, others: &[u32]) -> Result<Holdings> {
         let (mut before, deadline) = (None, Instant::now() + Duration::from_secs(60));
         loop {
-            let now = Holdings::look(daemon, taken(daemon, others)?.daemon)?;
+            let now = Holdings::look(daemon, taken(daemon, others)?.daemon, &self.parent)?;
             if before == Some(now.lasting()) || Instant::now() > deadline {
                 return Ok(now);
             }
