@@ -79,11 +79,34 @@ fn table(report: &Report, color: bool) -> String {
         text.push_str(&format!("{:>12}  {:width$}  {}\n", entry.state.word(), entry.id, entry.detail));
     }
     let first_boot = if report.first_boot_done { "done" } else { "not done" };
-    let when = report.finished.as_deref().unwrap_or("running");
+    let when = report.finished.as_deref().map_or_else(|| "running".to_owned(), seconds);
+    let stage = format!("{:?}", report.stage).to_lowercase();
     format!(
-        "{text}{}\nlast run: {}, stage {:?}, {when}; first boot {first_boot}",
+        "{text}{}\nlast run: {}, stage {stage}, {when}; first boot {first_boot}",
         render::report(report, color),
-        report.command,
-        report.stage
+        report.command
     )
+}
+
+/// A time as people read it: in UTC, without what comes behind the seconds.
+fn seconds(time: &str) -> String {
+    time.split_once('.').map_or_else(|| time.to_owned(), |(whole, _)| format!("{whole}Z"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Stage;
+
+    #[test]
+    fn the_last_line_says_what_ran_and_when_in_words_of_people() {
+        let mut report = Report::begin("reconcile", Stage::Activate, "2026-01-02T03:04:00Z".parse().unwrap());
+        let last = |report: &Report| table(report, false).lines().last().unwrap().to_owned();
+        assert_eq!(last(&report), "last run: reconcile, stage activate, running; first boot not done");
+        report.finished = Some("2026-01-02T03:04:05.85162618Z".to_owned());
+        report.first_boot_done = true;
+        assert_eq!(last(&report), "last run: reconcile, stage activate, 2026-01-02T03:04:05Z; first boot done");
+        report.finished = Some("2026-01-02T03:04:05Z".to_owned());
+        assert!(last(&report).contains("03:04:05Z;"));
+    }
 }
