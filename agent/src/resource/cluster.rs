@@ -31,6 +31,23 @@ const CREDENTIALS_SINCE: u32 = 247;
 /// Units in which kubeadm is run.
 const UNITS: [&str; 2] = ["nodeagent-activate.service", "nodeagent-reconcile.service"];
 
+/// How far the node is, as its files tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It is a member.
+    Member {
+        /// Something worth saying all the same.
+        note: Option<String>,
+    },
+    /// kubeadm began and did not end.
+    Half {
+        /// How that is seen.
+        reason: String,
+    },
+    /// kubeadm has not begun.
+    Outside,
+}
+
 /// kubeadm's API by minor: v1beta2, v1beta3 from 1.22, v1beta4 from 1.31.
 pub fn api_version(minor: u32) -> &'static str {
     match minor {

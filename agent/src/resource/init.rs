@@ -3,8 +3,7 @@
 use serde_json::{Value, json};
 
 use super::ObserveError;
-use super::cluster::{self, BEGAN, CERTIFICATE_KEY, MANIFEST, TOKEN, VERSION};
-use super::membership::Standing;
+use super::cluster::{self, BEGAN, CERTIFICATE_KEY, MANIFEST, Standing, TOKEN, VERSION};
 use super::runtime::{cgroup_driver, driver_word};
 use crate::config::init::InitSettings;
 use crate::config::settings::{KubernetesSettings, Settings};

@@ -3,8 +3,7 @@
 use serde_json::{Value, json};
 
 use super::ObserveError;
-use super::cluster::{self, CERTIFICATE_KEY, TOKEN};
-use super::membership::Standing;
+use super::cluster::{self, CERTIFICATE_KEY, Standing, TOKEN};
 use crate::config::join::JoinSettings;
 use crate::config::settings::Settings;
 use crate::host::Host;

@@ -4,30 +4,13 @@
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::cluster;
+use super::cluster::{self, Standing};
 use super::{ObserveError, PlanContext, Resource, ResourceError, init, join};
 use crate::config::init::InitSettings;
 use crate::config::join::JoinSettings;
 use crate::config::settings::Settings;
 use crate::host::{Host, Platform};
 use crate::plan::{Action, Change, Diff, KubeadmVerb, Outcome, Reason, ResourceId, Stage};
-
-/// How far the node is, as its files tell.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
-    /// It is a member.
-    Member {
-        /// Something worth saying all the same.
-        note: Option<String>,
-    },
-    /// kubeadm began and did not end.
-    Half {
-        /// How that is seen.
-        reason: String,
-    },
-    /// kubeadm has not begun.
-    Outside,
-}
 
 /// By which way.
 #[derive(Debug, Clone, PartialEq, Eq)]
