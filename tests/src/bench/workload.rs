@@ -119,8 +119,8 @@ impl Workload {
         }
         let name = format!("{} pods, {} times", plan.crowd, plan.rounds);
         match holdings.as_slice() {
-            [first, later @ ..] => Holdings::compare(*first, later, &name),
-            [] => Ok(Vec::new()),
+            [first, .., last] => Holdings::compare(*first, *last, &name),
+            _ => Ok(Vec::new()),
         }
     }
 

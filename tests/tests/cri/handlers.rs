@@ -93,7 +93,8 @@ async fn life(node: Shared) -> Result<()> {
         ensure!((status.exit_code, status.reason.as_str()) == (3, "Error"), "{handler}: {status:?}");
         ensure!(status.started_at > 0 && status.finished_at >= status.started_at, "{handler}: {status:?}");
         for line in [" stdout F to-out", " stderr F to-err"] {
-            node.log_with(&status.log_path, line).await.with_context(|| format!("by {handler}"))?;
+            let log = node.log_with(&status.log_path, line).await.with_context(|| format!("by {handler}"))?;
+            ensure!(log.iter().any(|written| written.ends_with(line)), "{handler}: {log:?}");
         }
 
         let long = node.launch(&pod, &config, &idle("long", &image)).await?;
