@@ -108,6 +108,17 @@ pub enum Stage {
     Activate,
 }
 
+impl Stage {
+    /// As it is written on command lines and in reports.
+    pub fn word(self) -> &'static str {
+        match self {
+            Stage::Early => "early",
+            Stage::Prepare => "prepare",
+            Stage::Activate => "activate",
+        }
+    }
+}
+
 /// What a resource has found and wants done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "outcome", rename_all = "kebab-case")]

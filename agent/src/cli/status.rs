@@ -80,7 +80,7 @@ fn table(report: &Report, color: bool) -> String {
     }
     let first_boot = if report.first_boot_done { "done" } else { "not done" };
     let when = report.finished.as_deref().map_or_else(|| "running".to_owned(), seconds);
-    let stage = format!("{:?}", report.stage).to_lowercase();
+    let stage = report.stage.word();
     format!(
         "{text}{}\nlast run: {}, stage {stage}, {when}; first boot {first_boot}",
         render::report(report, color),

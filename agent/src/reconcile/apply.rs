@@ -78,7 +78,7 @@ impl<'h> Engine<'h> {
 }
 
 fn command_line(options: &Options) -> String {
-    format!("agent {} --stage {:?}", options.command, options.stage).to_lowercase()
+    format!("agent {} --stage {}", options.command, options.stage.word())
 }
 
 impl<'h> Run<'_, 'h> {

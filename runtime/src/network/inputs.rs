@@ -80,15 +80,16 @@ impl Inputs {
     pub(super) fn of(&self, sandbox: &str, text: &[u8]) -> io::Result<Input> {
         // what is there from here on is our own
         self.left();
-        let number = self.number.fetch_add(1, Ordering::Relaxed);
-        let path = self.directory.join(format!("{sandbox}.{}.{number}", std::process::id()));
-        let create = || OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path);
-        let file = match create() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(&self.directory)?;
-                create()?
+        let (path, file) = loop {
+            let number = self.number.fetch_add(1, Ordering::Relaxed);
+            let path = self.directory.join(format!("{sandbox}.{}.{number}", std::process::id()));
+            match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path) {
+                Ok(file) => break (path, file),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir_all(&self.directory)?,
+                // of an earlier daemon with the same process number: a plugin may be reading it
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
             }
-            file => file?,
         };
         let input = Input { file: written(file, text)?, path: Some(path) };
         // unlocked by the last one that has it open
@@ -166,7 +167,7 @@ async fn unlocked(path: &Path) -> io::Result<()> {
     }
     let (tell, told) = tokio::sync::oneshot::channel();
     std::thread::Builder::new().name("cni-leftover".to_owned()).spawn(move || {
-        // nobody waits any more
+        // it fails when nobody waits any more
         let _ = tell.send(file.lock());
     })?;
     told.await.map_err(|_| io::Error::from(Errno::ECANCELED))?

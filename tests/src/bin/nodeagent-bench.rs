@@ -89,6 +89,7 @@ fn run() -> Result<ExitCode> {
         drop(subject);
         leaks::remove_cgroup_tree(&parent)
     };
+    let mut code = ExitCode::SUCCESS;
     measure(Subject::ours(true)?, arguments.rounds)?;
     measure(Subject::ours(false)?, 0)?;
     if !arguments.alone_in_this {
@@ -98,6 +99,7 @@ fn run() -> Result<ExitCode> {
                 // what was measured of us is told all the same, and that there is nothing to compare it with
                 if let Err(error) = measure(peer, 0) {
                     eprintln!("{name} gave up: {error:#}");
+                    code = ExitCode::FAILURE;
                 }
             }
             None => eprintln!("containerd is not installed: no peer in this run"),
@@ -108,5 +110,5 @@ fn run() -> Result<ExitCode> {
     } else {
         print!("{}", report::table(&columns));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
