@@ -16,7 +16,7 @@ use nodeagent::resource::{PlanContext, Resource, registry};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-const CONFIG: &str = r#"
+const CONFIG: &str = r##"
 schema = 1
 [node]
 role = "standalone"
@@ -36,6 +36,10 @@ kubelet_mode = "agent"
 path = "/etc/example/one.conf"
 content = "one\n"
 mode = "0640"
+[[file]]
+path = "/etc/hosts"
+block = "#"
+content = "10.0.0.9 api\n"
 [[unit]]
 name = "chronyd.service"
 enabled = true
@@ -43,7 +47,7 @@ state = "running"
 [[unit]]
 name = "old.service"
 masked = true
-"#;
+"##;
 
 /// A fake host with the resources of a config.
 struct Node {
@@ -75,6 +79,7 @@ impl Node {
         fake.programs.repository("base", Repository { dead: false, packages });
         std::fs::create_dir_all(dir.path().join("run/nodeagent")).unwrap();
         let socket = UnixListener::bind(dir.path().join("run/nodeagent/cri.sock")).unwrap();
+        fake.edit("/etc/hosts", "127.0.0.1 localhost\n").unwrap();
         fake.edit("/proc/swaps", "Filename Type Size Used Priority\n/dev/vda2 partition 1000 0 -2\n").unwrap();
         let settings = config::from_text(config).unwrap();
         let resources = registry(&settings, &fake.platform()).unwrap();
@@ -202,6 +207,7 @@ async fn a_fresh_host_converges_and_a_second_run_writes_nothing() {
         "kubelet/config",
         "file//etc/example/one.conf",
         "file//etc/crictl.yaml",
+        "file//etc/hosts",
         "unit/chronyd.service",
         "unit/kubelet.service",
         "unit/nodeagent-runtime.service",
@@ -217,6 +223,7 @@ async fn a_fresh_host_converges_and_a_second_run_writes_nothing() {
         node.read("etc/selinux/config").contains("SELINUX=permissive\nSELINUXTYPE")
             || node.read("etc/selinux/config").contains("SELINUX=permissive\n#")
     );
+    assert!(node.read("etc/hosts").starts_with("127.0.0.1 localhost\n# begin of nodeagent's block"), "the rest stays");
     assert!(node.fake.systemd.get("kubelet.service").unwrap().active);
     assert_eq!(node.fake.systemd.get("old.service").unwrap().state, UnitFileState::Masked);
     assert_eq!(node.changes().await, []);
@@ -230,7 +237,7 @@ async fn a_fresh_host_converges_and_a_second_run_writes_nothing() {
 #[tokio::test]
 async fn each_kind_of_drift_is_found_and_repaired_and_then_quiet() {
     type Drift = fn(&Node);
-    let drifts: [(&str, Drift); 12] = [
+    let drifts: [(&str, Drift); 13] = [
         ("sysctl/net.ipv4.ip_forward", |n| n.fake.edit("/proc/sys/net/ipv4/ip_forward", "0\n").unwrap()),
         ("sysctl/fs.inotify.max_user_instances", |n| {
             n.fake.edit("/proc/sys/fs/inotify/max_user_instances", "128\n").unwrap()
@@ -247,6 +254,7 @@ async fn each_kind_of_drift_is_found_and_repaired_and_then_quiet() {
             let path = n.dir.path().join("etc/example/one.conf");
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).unwrap();
         }),
+        ("file//etc/hosts", |n| n.fake.edit("/etc/hosts", "127.0.0.1 localhost\n").unwrap()),
         ("unit/chronyd.service", |n| n.fake.systemd.set("chronyd.service", FakeUnit::disabled())),
         ("unit/old.service", |n| n.fake.systemd.set("old.service", FakeUnit::running())),
         ("kubelet/config", |n| n.fake.edit("/var/lib/kubelet/config.yaml", "kind: KubeletConfiguration\n").unwrap()),

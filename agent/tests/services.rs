@@ -7,7 +7,7 @@ mod bench;
 use bench::{Bench, state_of};
 use nodeagent::exit::Exit;
 use nodeagent::host::fake::{FakeUnit, Repository};
-use nodeagent::reconcile::ResourceState;
+use nodeagent::reconcile::{Report, ResourceState};
 
 /// No kernel, so that taking back is exact: modules are never unloaded.
 const QUIET: &str = "[kernel]\nmodules = []\n[packages]\nsource = \"preinstalled\"\n";
@@ -308,4 +308,25 @@ async fn updates_are_installed_once_and_versions_are_locked_as_they_were_install
     assert_eq!(state_of(&repaired, "package/lock"), Some(ResourceState::Changed), "{repaired:#?}");
     let list = bench.text("/etc/dnf/plugins/versionlock.list").unwrap();
     assert!(list.starts_with("vim-9.*\n") && list.contains("kubelet-1.31.4-1.*\n"), "{list}");
+}
+
+#[tokio::test]
+async fn a_repair_that_is_given_up_says_who_is_known_to_do_such_things() {
+    let bench = Bench::new(&[]);
+    let config = "[kernel.sysctl]\n\"net.ipv4.ip_forward\" = 1\n[reconcile]\nmax_repairs_per_hour = 1\n";
+    bench.apply(config).await;
+    let drift = || bench.fake.edit("/proc/sys/net/ipv4/ip_forward", "0\n").unwrap();
+    drift();
+    assert_eq!(state_of(&bench.reconcile(config).await, "sysctl/net.ipv4.ip_forward"), Some(ResourceState::Changed));
+    drift();
+    let fix = |report: &Report| {
+        let entry = report.resources.iter().find(|entry| entry.id.as_str() == "sysctl/net.ipv4.ip_forward").unwrap();
+        assert_eq!(entry.state, ResourceState::Blocked, "{entry:?}");
+        entry.fix.clone().unwrap_or_default()
+    };
+    let nobody = fix(&bench.reconcile(config).await);
+    assert!(nobody.contains("find what else changes it"), "{nobody}");
+    bench.fake.systemd.set("tuned.service", FakeUnit::running());
+    let tuned = fix(&bench.reconcile(config).await);
+    assert!(tuned.contains("tuned.service"), "{tuned}");
 }

@@ -256,9 +256,24 @@ impl Checker<'_> {
                 let problem = "a secret file must not be readable for everybody".to_owned();
                 self.named("file", &path, "mode", problem);
             }
+            if let Some(sign) = &fragment.block {
+                let plain = |c: char| c.is_ascii_punctuation();
+                if sign.is_empty() || sign.len() > 3 || !sign.chars().all(plain) {
+                    let problem = format!("{sign:?} is no comment sign of a file, such as \"#\", \";\" or \"//\"");
+                    self.named("file", &path, "block", problem);
+                }
+                if [fragment.mode.is_some(), fragment.uid.is_some(), fragment.gid.is_some()].contains(&true) {
+                    let problem = "mode, uid and gid are those of the file, of which only a block is ours".to_owned();
+                    self.named("file", &path, "block", problem);
+                }
+                if !content.ends_with('\n') {
+                    self.named("file", &path, "content", "a block is whole lines: end it with a line end".to_owned());
+                }
+            }
             files.push(FileSettings {
                 path: fragment.path,
                 content: Secret::new(content),
+                block: fragment.block,
                 secret,
                 mode,
                 uid: fragment.uid.unwrap_or(0),

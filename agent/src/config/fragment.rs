@@ -46,7 +46,7 @@ pub struct Fragment {
     pub runtime: RuntimeFragment,
     /// dnf repositories beside Kubernetes' own.
     pub repo: Vec<RepoFragment>,
-    /// Files whose whole text is managed.
+    /// Files whose whole text, or a marked block of it, is managed.
     pub file: Vec<FileFragment>,
     /// systemd units.
     pub unit: Vec<UnitFragment>,
@@ -325,8 +325,10 @@ impl<'de> Deserialize<'de> for OneOrMany {
 pub struct FileFragment {
     /// Where; fragments merge by it.
     pub path: HostPath,
-    /// Its whole text.
+    /// Its whole text, or that of the block.
     pub content: Option<String>,
+    /// The file's comment sign ("#"): only a block between two marks is ours, and the rest is somebody else's.
+    pub block: Option<String>,
     /// Never print the text.
     pub secret: Option<bool>,
     /// Octal digits in quotes; "0644" unless said otherwise, "0600" for a secret.

@@ -285,13 +285,15 @@ pub struct RepoSettings {
     pub priority: Option<u32>,
 }
 
-/// `[[file]]`: one file whose whole text is ours.
+/// `[[file]]`: one file whose text is ours, whole or as a marked block.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileSettings {
     /// Where.
     pub path: HostPath,
-    /// Its text.
+    /// Its text, or the block's.
     pub content: Secret,
+    /// The comment sign of a file of which only a block is ours.
+    pub block: Option<String>,
     /// Never print the text.
     pub secret: bool,
     /// Permission bits.

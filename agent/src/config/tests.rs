@@ -114,6 +114,10 @@ fn errors_within_a_file_name_place_key_and_the_nearest_choice() {
             "[[file]]\npath = \"/etc/../x\"\ncontent = \"\"",
             &["c:2:1: file[1].path: \"/etc/../x\" must be a plain path: no empty parts, no . and no .."],
         ),
+        (
+            "[[file]]\npath = \"/etc/x\"\ncontent = \"a\\n\"\nblock = \"remark\"",
+            &["c:4:1: file[/etc/x].block: \"remark\" is no comment sign of a file, such as \"#\", \";\" or \"//\""],
+        ),
         ("[[file]]\ncontent = \"\"", &["c:1:1: file[1]: the key \"path\" is missing"]),
         (
             "[kernel.sysctl]\n\"net..x\" = 1",

@@ -21,8 +21,11 @@ const ENOUGH_SPACE: u64 = 10 << 30;
 /// All of them.
 pub fn checks(subject: &Subject<'_>) -> Vec<Check> {
     let facts = subject.facts;
+    let minor = subject.settings.kubernetes.as_ref().map_or(u32::MAX, |it| it.version.minor());
+    // until 1.29 these are kubeadm's own
+    let ours = |check: Verdict| if minor < 30 { Verdict::skipped("as kubeadm's check of that file") } else { check };
     let checks: [(&str, Verdict); 11] = [
-        ("bridge-nf-call-iptables", bridged(facts, "iptables")),
+        ("bridge-nf-call-iptables", ours(bridged(facts, "iptables"))),
         ("bridge-nf-call-ip6tables", bridged(facts, "ip6tables")),
         ("conntrack", conntrack(facts)),
         ("time-sync", time(facts)),
@@ -42,7 +45,7 @@ fn by_hand(text: impl Into<String>) -> Fix {
 }
 
 /// kubeadm checked it until 1.29. Without it Services do not reach pods on the same bridge, and nothing says so.
-fn bridged(facts: &Facts, family: &str) -> Verdict {
+pub(super) fn bridged(facts: &Facts, family: &str) -> Verdict {
     let key = format!("net.bridge.bridge-nf-call-{family}");
     let ids = vec![ResourceId::new("kernel-module", "br_netfilter"), ResourceId::new("sysctl", &key)];
     match facts.text(&format!("/proc/sys/net/bridge/bridge-nf-call-{family}")).map(str::trim) {

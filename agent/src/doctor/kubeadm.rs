@@ -2,9 +2,12 @@
 //!
 //! Read from kubeadm's preflight package of 1.18 to 1.37; a check that came or went is asked for the minors that have it.
 
+use std::net::IpAddr;
+
+use super::beyond::bridged;
 use super::facts::PATHS;
 use super::{Check, Fix, Subject, Verdict, system};
-use crate::config::settings::Role;
+use crate::config::settings::{Role, RuntimeKind};
 use crate::plan::ResourceId;
 
 /// A control plane's, in the order of kubeadm.
@@ -48,7 +51,10 @@ pub fn checks(subject: &Subject<'_>) -> Vec<Check> {
         }
         add("DirAvailable--var-lib-etcd", file_is_not_there(subject, "/var/lib/etcd"));
         add("ImagePull", Verdict::skipped("pulls; ask for it with: kubeadm config images pull"));
-        add("ExternalEtcdVersion", Verdict::skipped("only with an etcd outside of the cluster"));
+        for name in ["ExternalEtcdVersion", "ExternalEtcdClientCertificates"] {
+            add(name, Verdict::skipped("only with an etcd outside of the cluster"));
+        }
+        add("HTTPProxyCIDR", proxied_networks(subject));
     } else {
         add("DirAvailable--etc-kubernetes-manifests", Verdict::skipped("no longer checked: static pods are allowed"));
     }
@@ -82,6 +88,15 @@ pub fn checks(subject: &Subject<'_>) -> Vec<Check> {
         is_one(subject, "/proc/sys/net/ipv4/ip_forward", "net.ipv4.ip_forward"),
     );
     add("FileContent--proc-sys-net-ipv6-conf-default-forwarding", ipv6_forwarding(subject));
+    // from 1.30 on nobody but us looks
+    if minor < 30 {
+        add("FileContent--proc-sys-net-bridge-bridge-nf-call-iptables", bridged(subject.facts, "iptables"));
+        let ip6 = if wants_ipv6(subject) { bridged(subject.facts, "ip6tables") } else { no_ipv6() };
+        add("FileContent--proc-sys-net-bridge-bridge-nf-call-ip6tables", ip6);
+    }
+    if minor >= 35 {
+        add("ContainerRuntimeVersion", runtime_version(subject));
+    }
     checks
 }
 
@@ -289,10 +304,73 @@ fn is_one(subject: &Subject<'_>, path: &str, key: &str) -> Verdict {
 
 /// Only a cluster with IPv6 needs it, which the host alone does not know.
 fn ipv6_forwarding(subject: &Subject<'_>) -> Verdict {
-    let (path, key) = ("/proc/sys/net/ipv6/conf/default/forwarding", "net.ipv6.conf.default.forwarding");
-    let wanted = subject.settings.kernel.sysctl.iter().any(|(name, _)| name.as_str() == key);
-    match wanted || subject.settings.node.ip.is_some_and(|ip| ip.is_ipv6()) {
-        true => is_one(subject, path, key),
-        false => Verdict::skipped("only for clusters with IPv6"),
+    match wants_ipv6(subject) {
+        true => is_one(subject, "/proc/sys/net/ipv6/conf/default/forwarding", IPV6_FORWARDING),
+        false => no_ipv6(),
+    }
+}
+
+const IPV6_FORWARDING: &str = "net.ipv6.conf.default.forwarding";
+
+fn wants_ipv6(subject: &Subject<'_>) -> bool {
+    let asked = subject.settings.kernel.sysctl.iter().any(|(name, _)| name.as_str() == IPV6_FORWARDING);
+    asked || subject.settings.node.ip.is_some_and(|ip| ip.is_ipv6())
+}
+
+fn no_ipv6() -> Verdict {
+    Verdict::skipped("only for clusters with IPv6")
+}
+
+/// kubeadm asks whether the first address of each network of the cluster is reached past the proxy.
+fn proxied_networks(subject: &Subject<'_>) -> Verdict {
+    let init = subject.settings.init.as_ref();
+    let given =
+        init.into_iter().flat_map(|init| init.pod_cidr.iter().chain(&init.service_cidr)).map(|cidr| cidr.as_str());
+    let networks: Vec<&str> =
+        given.chain(subject.settings.host.firewall.sources.iter().map(|cidr| cidr.as_str())).collect();
+    match &subject.facts.proxy {
+        None => Verdict::ok("no proxy is set"),
+        Some(_) if networks.is_empty() => Verdict::skipped("the config does not say the networks of pods and services"),
+        Some((proxy, except)) => {
+            let excepted = |network: &&str| except.split(',').any(|pattern| covers(pattern.trim(), network));
+            let missing: Vec<&str> = networks.into_iter().filter(|network| !excepted(network)).collect();
+            match missing.is_empty() {
+                true => Verdict::ok("the networks of pods and services are in NO_PROXY"),
+                false => Verdict::warning(
+                    format!("connections to {} would go through the proxy {proxy}", missing.join(" and ")),
+                    by_hand(format!("add to NO_PROXY: {}", missing.join(","))),
+                ),
+            }
+        }
+    }
+}
+
+/// True when the first address of `network` is in `pattern`, a network of NO_PROXY.
+fn covers(pattern: &str, network: &str) -> bool {
+    let parse = |text: &str| -> Option<(IpAddr, u32)> {
+        let (address, length) = text.split_once('/')?;
+        Some((address.parse().ok()?, length.parse().ok()?))
+    };
+    let (Some((outer, length)), Some((inner, _))) = (parse(pattern), parse(network)) else {
+        return pattern == "*" || pattern == network;
+    };
+    let same = |outer: u128, inner: u128, bits: u32| {
+        (outer ^ inner).checked_shr(bits.saturating_sub(length)).unwrap_or(0) == 0
+    };
+    match (outer, inner) {
+        (IpAddr::V4(outer), IpAddr::V4(inner)) => same(u32::from(outer).into(), u32::from(inner).into(), 32),
+        (IpAddr::V6(outer), IpAddr::V6(inner)) => same(outer.into(), inner.into(), 128),
+        _ => false,
+    }
+}
+
+/// Whether the runtime can be asked for its cgroup driver.
+fn runtime_version(subject: &Subject<'_>) -> Verdict {
+    match subject.settings.runtime.kind {
+        RuntimeKind::Embedded => Verdict::ok("the runtime says its cgroup driver"),
+        RuntimeKind::Crio => Verdict::ok("CRI-O says its cgroup driver from 1.28 on; it is of Kubernetes' minor"),
+        RuntimeKind::Containerd => {
+            Verdict::skipped("containerd says its cgroup driver from 2.0 on: containerd --version")
+        }
     }
 }

@@ -139,7 +139,8 @@ fn each_thing_that_is_wrong_is_found_under_its_name_with_a_fix() {
 }
 
 /// Typed from kubeadm's preflight package, by hand: the names that people pass to --ignore-preflight-errors.
-const OF_KUBEADM_INIT_1_31: [&str; 36] = [
+const OF_KUBEADM_INIT_1_31: [&str; 37] = [
+    "HTTPProxyCIDR",
     "NumCPU",
     "Mem",
     "KubernetesVersion",
@@ -199,6 +200,45 @@ fn every_check_of_kubeadm_is_made_under_its_name_and_each_name_stands_once() {
         assert_eq!(once.len(), names.len(), "{names:?}");
     }
     assert!(!names("worker", "1.32").contains(&"FileExisting-conntrack".to_owned()), "gone in 1.32");
+}
+
+#[test]
+fn checks_that_came_and_went_are_made_for_the_minors_that_have_them() {
+    let has = |version: &str, name: &str| {
+        found(&settings("control-plane", version), &healthy()).iter().any(|check| check.kubeadm && check.id == name)
+    };
+    for (name, first, last) in [
+        ("FileContent--proc-sys-net-bridge-bridge-nf-call-iptables", "1.18", "1.29"),
+        ("FileExisting-conntrack", "1.18", "1.31"),
+        ("ContainerRuntimeVersion", "1.35", "1.37"),
+        ("HTTPProxyCIDR", "1.18", "1.37"),
+    ] {
+        assert!(has(first, name) && has(last, name), "{name}");
+        for (edge, step) in [(first, -1), (last, 1)] {
+            let minor: i32 = edge[2..].parse().unwrap();
+            if (18..=37).contains(&(minor + step)) {
+                assert!(!has(&format!("1.{}", minor + step), name), "{name} in 1.{}", minor + step);
+            }
+        }
+    }
+}
+
+#[test]
+fn networks_of_the_cluster_have_to_go_past_the_proxy() {
+    let text = "[node]\nrole = \"control-plane\"\n[kubernetes]\nversion = \"1.31\"\n[init]\nmethod = \"kubeadm\"\n\
+                pod_cidr = \"10.244.0.0/16\"\nservice_cidr = \"fd00::/108\"\n";
+    let settings = config::from_text(text).unwrap();
+    for (except, missing) in [
+        ("10.0.0.0/8,fd00::/8", ""),
+        ("*", ""),
+        ("10.244.0.0/16", "fd00::/108"),
+        ("10.0.0.0/16,fe00::/8", "10.244.0.0/16 and fd00::/108"),
+    ] {
+        let facts = Facts { proxy: Some(("http://p".into(), except.into())), ..healthy() };
+        let check = found(&settings, &facts).into_iter().find(|check| check.id == "HTTPProxyCIDR").unwrap();
+        assert_eq!(check.severity == Severity::Ok, missing.is_empty(), "{except}: {check:?}");
+        assert!(check.message.contains(missing), "{check:?}");
+    }
 }
 
 #[test]

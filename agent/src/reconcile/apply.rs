@@ -19,7 +19,7 @@ use super::transaction::Transaction;
 use crate::config::settings::DriftPolicy;
 use crate::exit::Exit;
 use crate::plan::{Change, Outcome, ResourceId};
-use crate::telemetry::event;
+use crate::telemetry::{chain, event};
 
 /// What is known in the course of a run.
 pub(super) struct Run<'e, 'h> {
@@ -65,6 +65,7 @@ impl<'h> Engine<'h> {
         let recovery = run.recover().await?;
         let plan = self.plan(options.stage, Some(&run.state)).await;
         run.take_plan(&plan);
+        run.name_rivals(&plan).await;
         run.carry_out(&plan, recovery).await?;
         run.forget_origins()?;
         run.remember(&plan);
@@ -105,6 +106,26 @@ impl<'h> Run<'_, 'h> {
             };
             let id = planned.id.clone();
             self.report.resources.push(ResourceReport { id, state, detail, fix, duration_us: 0 });
+        }
+    }
+
+    /// Where a repair was given up, who else is at it.
+    async fn name_rivals(&mut self, plan: &Plan) {
+        for change in plan.changes() {
+            if !matches!(self.state_of(&change.id), Some(ResourceState::Blocked)) {
+                continue;
+            }
+            let fix = match self.engine.rivals_of(change).await {
+                Ok(Some(who)) => format!("see whether {who} changes it back; `agent apply` does not count"),
+                Ok(None) => continue,
+                Err(error) => {
+                    log::warn!(NODEAGENT_RESOURCE = change.id.as_str(); "look for who changes it: {}", chain(&error));
+                    continue;
+                }
+            };
+            if let Some(entry) = self.report.get_mut(&change.id) {
+                entry.fix = Some(fix);
+            }
         }
     }
 

@@ -12,6 +12,7 @@
 //! - [`journal`], [`transaction`]: what was done, written and read
 //! - [`recover`]: what a crash left
 //! - [`confirm`]: changes on probation
+//! - [`flap`], [`rivals`]: against repairing the same thing for ever, and who else is at it
 //! - [`rollback`]: taking a finished transaction back
 //! - [`reset`]: making a node a plain host again
 //! - [`origin`], [`leftover`]: what was there before us, and what has left the config
@@ -33,6 +34,7 @@ pub mod planned;
 mod recover;
 pub mod report;
 pub mod reset;
+mod rivals;
 pub mod rollback;
 pub mod state;
 pub mod transaction;

@@ -4,6 +4,7 @@
 //! out) and the [`Resource`] that ties them to a host. Applying is not here: a plan is a list of actions, and the engine
 //! carries out the actions of all kinds alike.
 
+pub mod block;
 pub mod cluster;
 pub mod file;
 pub mod host;
@@ -153,6 +154,11 @@ pub trait Resource: Send + Sync {
 
     /// What it does, which files it owns, how to look by hand.
     fn explain(&self) -> String;
+
+    /// Units that are known to change the same thing, for the case that somebody does.
+    fn rivals(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// True when it cannot be done to a tree that does not run; it is then left for the first boot.
     fn live_only(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Which resources a node has, and what each needs.
 
+use super::block::{self, Block};
 use super::cluster;
 use super::file::{self, FileResource};
 use super::host::firewall::{self, FirewallRules};
@@ -20,7 +21,7 @@ use super::selinux_boolean::SelinuxBoolean;
 use super::swap::SwapOff;
 use super::sysctl::Sysctl;
 use super::sysctl::file::SysctlFile;
-use super::unit::{self, Unit};
+use super::unit::{self, Starts, Unit};
 use super::update::Updates;
 use super::version_lock::{self, VersionLock};
 use super::{Resource, ResourceError};
@@ -118,7 +119,17 @@ fn files(settings: &Settings, platform: &Platform, all: &mut Resources) {
     if settings.kubernetes.is_some() && !configured(&crictl.path) {
         all.push(boxed(FileResource::new(crictl, Vec::new(), Stage::Prepare, "so that crictl finds the runtime")));
     }
-    all.extend(settings.files.iter().map(|file| boxed(FileResource::configured(owned(file)))));
+    for file in &settings.files {
+        all.push(match &file.block {
+            Some(sign) => boxed(Block::new(block::Desired {
+                path: file.path.as_str().to_owned(),
+                sign: sign.clone(),
+                lines: file.content.reveal().to_owned(),
+                secret: file.secret,
+            })),
+            None => boxed(FileResource::configured(owned(file))),
+        });
+    }
 }
 
 fn owned(file: &FileSettings) -> OwnedFile {
@@ -209,7 +220,11 @@ fn units(settings: &Settings, platform: &Platform, all: &mut Resources) {
         ];
         // without an API server there is nothing to join
         let joins = settings.node.role != Role::Standalone;
-        all.push(boxed(Unit::kubelet(joins, needs)));
+        let starts = match kubernetes.kubelet_mode {
+            KubeletMode::Kubeadm => Starts::Passing("$KUBELET_CONFIG_ARGS"),
+            KubeletMode::Agent | KubeletMode::External => Starts::File(super::kubelet::dropin::PATH.to_owned()),
+        };
+        all.push(boxed(Unit::kubelet(joins, needs).starting(starts)));
     }
     all.extend(runtime::ours_is_off(settings).filter(|_| !configured(unit::RUNTIME)).map(boxed));
     if !configured(runtime) {

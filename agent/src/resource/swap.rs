@@ -15,8 +15,21 @@ const FSTAB: &str = "/etc/fstab";
 /// Read instead of the vendor's; one without sections makes no devices.
 const ZRAM: &str = "/etc/systemd/zram-generator.conf";
 
-/// Where a vendor turns zram on.
-const ZRAM_VENDOR: [&str; 2] = ["/usr/lib/systemd/zram-generator.conf", "/usr/local/lib/systemd/zram-generator.conf"];
+/// Where else zram may be turned on, the strongest first (zram-generator.conf(5)).
+const ZRAM_VENDOR: [&str; 3] = [
+    "/run/systemd/zram-generator.conf",
+    "/usr/local/lib/systemd/zram-generator.conf",
+    "/usr/lib/systemd/zram-generator.conf",
+];
+
+/// Files over that one, which count whatever it says. One of ours hides those of the same name.
+const ZRAM_DROP_INS: &str = "/etc/systemd/zram-generator.conf.d";
+const ZRAM_DROP_IN_DIRS: [&str; 4] = [
+    ZRAM_DROP_INS,
+    "/run/systemd/zram-generator.conf.d",
+    "/usr/local/lib/systemd/zram-generator.conf.d",
+    "/usr/lib/systemd/zram-generator.conf.d",
+];
 
 /// Every swap unit hangs on this, also those that a generator makes of a GPT partition that no file names.
 const TARGET: &str = "swap.target";
@@ -40,6 +53,8 @@ pub struct Observed {
     pub fstab: Option<(String, u32, u32, u32)>,
     /// A vendor's file turns zram on, or ours would: text of the file that counts.
     pub zram: Option<String>,
+    /// Names of drop-ins that turn zram on, whatever that file says, with the text of those that are in /etc.
+    pub zram_drop_ins: Vec<(String, Option<String>)>,
     /// swap.target is masked.
     pub masked: bool,
 }
@@ -72,10 +87,11 @@ pub fn plan(id: &ResourceId, observed: &Observed, past: &Past) -> Outcome {
             actions.push(Action::WriteFile { path, content: new, mode: *mode, uid: *uid, gid: *gid, secret: false });
         }
     }
-    if observed.zram.as_deref().is_some_and(|text| text.lines().any(|line| line.trim_start().starts_with('['))) {
-        let path = ZRAM.to_owned();
+    let main = observed.zram.as_deref().filter(|text| has_device(text)).map(|_| (ZRAM.to_owned(), None));
+    let drop_ins = observed.zram_drop_ins.iter().map(|(name, old)| (format!("{ZRAM_DROP_INS}/{name}"), old.clone()));
+    for (path, old) in main.into_iter().chain(drop_ins) {
         let content = format!("{HEADER}# no device: swap.policy is off\n");
-        diffs.push(Diff::File { path: path.clone(), old: None, new: Some(content.clone()), secret: false });
+        diffs.push(Diff::File { path: path.clone(), old, new: Some(content.clone()), secret: false });
         actions.push(Action::WriteFile { path, content, mode: 0o644, uid: 0, gid: 0, secret: false });
     }
     if !observed.masked {
@@ -110,6 +126,11 @@ pub fn plan(id: &ResourceId, observed: &Observed, past: &Past) -> Outcome {
     })
 }
 
+/// A section is a device, whatever it is called.
+fn has_device(text: &str) -> bool {
+    text.lines().any(|line| line.trim_start().starts_with('['))
+}
+
 /// fstab with its swap lines as comments; every other byte stays.
 fn without_swap(text: &str) -> String {
     let line = |line: &str| {
@@ -141,8 +162,15 @@ impl SwapOff {
                 zram = host.root.read_text(vendor)?;
             }
         }
+        let drop_ins =
+            host.root.drop_ins(&ZRAM_DROP_IN_DIRS, ".conf")?.into_iter().filter(|(_, text)| has_device(text));
+        let zram_drop_ins = drop_ins.filter_map(|(path, text)| {
+            let (dir, name) = path.rsplit_once('/')?;
+            Some((name.to_owned(), (dir == ZRAM_DROP_INS).then_some(text)))
+        });
         Ok(Observed {
             offline: host.is_offline(),
+            zram_drop_ins: zram_drop_ins.collect(),
             swaps: host.kernel.swaps()?,
             available_kib: host.kernel.available_memory_kib()?.unwrap_or(u64::MAX),
             fstab,
@@ -163,10 +191,14 @@ impl Resource for SwapOff {
         Ok(plan(&self.id, &observed, &context.past(&self.applied())))
     }
 
+    fn rivals(&self) -> &'static [&'static str] {
+        &["zram-config.service", "zramswap.service", "dphys-swapfile.service", "swapspace.service"]
+    }
+
     fn explain(&self) -> String {
         format!(
             "No swap now (/proc/swaps) and none after a boot: swap lines of {FSTAB} become comments that say so, {ZRAM} has no \
-             device where a vendor turned zram on, and {TARGET} is masked, which also keeps GPT swap partitions out. By hand: \
+             device where a vendor or a drop-in turned zram on, and {TARGET} is masked, which also keeps GPT swap partitions out. By hand: \
              swapon --show; systemctl list-units --type swap"
         )
     }
@@ -225,6 +257,13 @@ mod tests {
         );
         assert_eq!(decide(&off()), Outcome::converged());
         assert_eq!(decide(&Observed { zram: Some("# nothing\n".into()), ..off() }), Outcome::converged());
+        let drop_in = Observed { zram_drop_ins: vec![("50-site.conf".into(), None)], ..off() };
+        let outcome = decide(&drop_in);
+        let hides = |action: &Action| {
+            matches!(action, Action::WriteFile { path, content, .. }
+                if path == "/etc/systemd/zram-generator.conf.d/50-site.conf" && !has_device(content))
+        };
+        assert!(outcome.change().unwrap().actions.iter().any(hides), "{outcome:?}");
     }
 
     #[test]

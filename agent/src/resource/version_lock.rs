@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
+use super::block::Marks;
 use super::owned_file::{FileNow, OwnedFile};
 use super::{ObserveError, Past, PlanContext, Resource, ResourceError};
 use crate::host::Host;
@@ -15,8 +16,7 @@ pub const PACKAGE: &str = "python3-dnf-plugin-versionlock";
 /// Where the plugin looks. Its lines are glob patterns of packages.
 const FILE: &str = "/etc/dnf/plugins/versionlock.list";
 
-const BEGIN: &str = "# begin of nodeagent's locks; changes made here are undone";
-const END: &str = "# end of nodeagent's locks";
+const MARKS: Marks = Marks { sign: "#", whose: "nodeagent's locks" };
 
 /// What is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,20 +53,10 @@ pub fn plan(id: &ResourceId, observed: &Observed, past: &Past) -> Outcome {
     })
 }
 
-/// The list with our part anew, where it was, else at the end.
+/// The list with our part anew.
 fn with_block(text: &str, installed: &[(String, Installed)]) -> String {
-    let mut ours = format!("{BEGIN}\n");
-    for (name, version) in installed {
-        ours.push_str(&format!("{name}-{}.*\n", version.evr()));
-    }
-    ours.push_str(&format!("{END}\n"));
-    let (before, after) = match text.split_once(&format!("{BEGIN}\n")) {
-        // without its end nobody knows what was ours: it stays, as somebody else's
-        Some((before, rest)) => (before, rest.split_once(&format!("{END}\n")).map_or(rest, |(_, after)| after)),
-        None => (text, ""),
-    };
-    let gap = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
-    format!("{before}{gap}{ours}{after}")
+    let ours: String = installed.iter().map(|(name, version)| format!("{name}-{}.*\n", version.evr())).collect();
+    MARKS.put(text, &ours)
 }
 
 /// The locks.
@@ -140,6 +130,9 @@ mod tests {
     fn decide(observed: &Observed) -> Outcome {
         plan(&ResourceId::new("package", "lock"), observed, &Past::Unknown)
     }
+
+    const BEGIN: &str = "# begin of nodeagent's locks; changes made here are undone";
+    const END: &str = "# end of nodeagent's locks";
 
     #[test]
     fn our_locks_follow_what_is_installed_and_those_of_others_stay() {

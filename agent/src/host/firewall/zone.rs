@@ -39,6 +39,15 @@ pub fn with(text: &str, entry: &FirewallEntry) -> Option<String> {
     Some(format!("{}{line}{}", &text[..end], &text[end..]))
 }
 
+/// The text without the entry: its line, as firewalld and we write it. What stands otherwise stays.
+pub fn without(text: &str, entry: &FirewallEntry) -> String {
+    let is_it = |line: &&str| {
+        let line = line.trim();
+        line.starts_with('<') && line.ends_with("/>") && line.matches('<').count() == 1 && has(line, entry)
+    };
+    text.split_inclusive('\n').filter(|line| !is_it(line)).collect()
+}
+
 fn without_comments(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -93,6 +102,7 @@ mod tests {
         let text = with(PUBLIC, &kubelet).unwrap();
         assert!(has(&text, &kubelet) && !has(&text, &port("10250", "udp")));
         assert_eq!(text.replace("  <port port=\"10250\" protocol=\"tcp\"/>\n</zone>", "</zone>"), PUBLIC);
+        assert_eq!(without(&text, &kubelet), PUBLIC, "and out again");
         let source = FirewallEntry::Source { zone: "public".into(), source: "10.244.0.0/16".into() };
         assert!(has("<zone><source\n address='10.244.0.0/16' /></zone>", &source));
         assert_eq!(with("<html></html>", &source), None);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::super::owned_file::{FileNow, OwnedFile};
@@ -11,13 +12,16 @@ use crate::config::host::{FirewallMode, FirewallSettings};
 use crate::config::settings::Role;
 use crate::host::Host;
 use crate::host::firewall::{FirewallEntry, zone};
-use crate::plan::{Action, Change, Diff, Outcome, ResourceId, Stage};
+use crate::plan::{Action, Change, Diff, Outcome, ResourceId, Stage, Undo};
 
 /// firewalld's unit.
 pub const UNIT: &str = "firewalld.service";
 
 /// The zone in which everything passes.
 const TRUSTED: &str = "trusted";
+
+/// firewalld's own default zone.
+const PUBLIC: &str = "public";
 
 /// What every node answers on: the kubelet, and services that are open on every node.
 const NODE_PORTS: [(&str, &str); 3] = [("10250", "tcp"), ("30000-32767", "tcp"), ("30000-32767", "udp")];
@@ -27,7 +31,7 @@ const CONTROL_PLANE_PORTS: [(&str, &str); 4] =
     [("6443", "tcp"), ("2379-2380", "tcp"), ("10257", "tcp"), ("10259", "tcp")];
 
 /// What is wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Desired {
     /// Everything passes.
     pub trust_all: bool,
@@ -81,10 +85,20 @@ impl Desired {
         };
         self.sources.iter().map(source).chain(self.ports.iter().map(port)).collect()
     }
+
+    /// What was let through for an earlier config, and this one no longer asks for.
+    fn stale(&self, last: Option<&Desired>, default_zone: &str) -> Vec<FirewallEntry> {
+        let wanted = self.entries(default_zone);
+        let before = last.map(|last| last.entries(default_zone)).unwrap_or_default();
+        before.into_iter().filter(|entry| !wanted.contains(entry)).collect()
+    }
 }
 
-/// Decides.
-pub fn plan(id: &ResourceId, desired: &Desired, observed: &Observed, past: &Past) -> Outcome {
+/// Decides. `last` is what was applied before.
+pub fn plan(id: &ResourceId, desired: &Desired, last: Option<&Desired>, observed: &Observed, past: &Past) -> Outcome {
+    let trusts_all = |zone: &str| !desired.trust_all && zone == TRUSTED;
+    // we had made it so for an earlier config
+    let was_ours = last.is_some_and(|last| last.trust_all);
     let (mut actions, mut diffs) = (Vec::new(), Vec::new());
     match observed {
         Observed::Absent => return Outcome::Converged { note: Some("firewalld is not installed".to_owned()) },
@@ -94,15 +108,33 @@ pub fn plan(id: &ResourceId, desired: &Desired, observed: &Observed, past: &Past
                 actions.push(Action::DefaultZone { zone: TRUSTED.to_owned() });
             }
         }
+        Observed::Running { default_zone, .. } if trusts_all(default_zone) && was_ours => {
+            diffs.push(value("default zone", Some(default_zone), PUBLIC));
+            actions.push(Action::DefaultZone { zone: PUBLIC.to_owned() });
+            for entry in desired.entries(PUBLIC) {
+                diffs.push(value(&entry.to_string(), None, "let through"));
+                actions.push(Action::OpenFirewall { entry });
+            }
+        }
         Observed::Running { default_zone, entries } => {
+            for entry in desired.stale(last, default_zone).into_iter().filter(|entry| entries.contains(entry)) {
+                let (what, old) = (format!("firewall: {entry}"), Some("let through".to_owned()));
+                diffs.push(Diff::Value { what, old, new: None });
+                actions.push(Action::TakeBack { undo: Undo::CloseFirewall { entry } });
+            }
             for entry in desired.entries(default_zone).into_iter().filter(|entry| !entries.contains(entry)) {
                 diffs.push(value(&entry.to_string(), None, "let through"));
                 actions.push(Action::OpenFirewall { entry });
             }
         }
         Observed::Files { default_zone, files } => {
+            let then = match (desired.trust_all, trusts_all(default_zone) && was_ours) {
+                (true, _) => TRUSTED,
+                (false, true) => PUBLIC,
+                (false, false) => default_zone,
+            };
             for file in files {
-                let Some(text) = wanted_text(desired, default_zone, file) else {
+                let Some(text) = wanted_text(desired, last, (default_zone, then), file) else {
                     let reason = format!("{} is no file of firewalld", file.path);
                     return Outcome::Blocked { reason, fix: Some(format!("move {} away", file.path)) };
                 };
@@ -118,7 +150,18 @@ pub fn plan(id: &ResourceId, desired: &Desired, observed: &Observed, past: &Past
         }
     }
     if actions.is_empty() {
-        return Outcome::converged();
+        let (Observed::Running { default_zone, .. } | Observed::Files { default_zone, .. }) = observed else {
+            return Outcome::converged();
+        };
+        return match trusts_all(default_zone) {
+            true => Outcome::Conflict {
+                reason: format!(
+                    "the default zone is {TRUSTED}, so everything passes: firewall-cmd --set-default-zone={PUBLIC}, or say \
+                     firewall.mode = \"trusted\""
+                ),
+            },
+            false => Outcome::converged(),
+        };
     }
     Outcome::Change(Change {
         id: id.clone(),
@@ -139,30 +182,34 @@ fn value(what: &str, old: Option<&str>, new: &str) -> Diff {
     Diff::Value { what: format!("firewall: {what}"), old: old.map(str::to_owned), new: Some(new.to_owned()) }
 }
 
-/// None when the file is not what it should be.
-fn wanted_text(desired: &Desired, default_zone: &str, file: &ZoneFile) -> Option<String> {
+/// None when the file is not what it should be. `zone` is the default zone, now and then.
+fn wanted_text(desired: &Desired, last: Option<&Desired>, zone: (&str, &str), file: &ZoneFile) -> Option<String> {
+    let (now, default_zone) = zone;
     if file.zone.is_empty() {
-        return Some(match desired.trust_all && default_zone != TRUSTED {
-            true => with_default_zone(&file.text),
-            false => file.text.clone(),
-        });
+        return Some(if now == default_zone { file.text.clone() } else { with_default_zone(&file.text, default_zone) });
     }
     let mut text = file.text.clone();
+    let of_this_file = |entry: &FirewallEntry| {
+        let (FirewallEntry::Source { zone, .. } | FirewallEntry::Port { zone, .. }) = entry;
+        *zone == file.zone
+    };
+    for entry in desired.stale(last, default_zone).iter().filter(|entry| of_this_file(entry)) {
+        text = zone::without(&text, entry);
+    }
     if !desired.trust_all {
-        for entry in desired.entries(default_zone) {
-            let (FirewallEntry::Source { zone, .. } | FirewallEntry::Port { zone, .. }) = &entry;
-            if *zone == file.zone && !zone::has(&text, &entry) {
-                text = zone::with(&text, &entry)?;
+        for entry in desired.entries(default_zone).iter().filter(|entry| of_this_file(entry)) {
+            if !zone::has(&text, entry) {
+                text = zone::with(&text, entry)?;
             }
         }
     }
     Some(text)
 }
 
-fn with_default_zone(text: &str) -> String {
+fn with_default_zone(text: &str, zone: &str) -> String {
     let is_setting = |line: &&str| line.split_once('=').is_some_and(|(key, _)| key.trim() == "DefaultZone");
     let mut lines: Vec<&str> = text.lines().filter(|line| !is_setting(line)).collect();
-    let line = format!("DefaultZone={TRUSTED}");
+    let line = format!("DefaultZone={zone}");
     lines.push(&line);
     lines.join("\n") + "\n"
 }
@@ -214,8 +261,8 @@ impl FirewallRules {
             now: FileNow::observe(&host.root, zone::CONFIG)?,
             text: config,
         }];
-        for name in [TRUSTED, default_zone.as_str()] {
-            // the default zone may be the trusted one
+        for name in [TRUSTED, PUBLIC, default_zone.as_str()] {
+            // the default zone may be one of the others
             if files.iter().any(|file| file.zone == name) {
                 continue;
             }
@@ -246,7 +293,14 @@ impl Resource for FirewallRules {
     }
 
     async fn plan(&self, host: &Host, context: &PlanContext<'_>) -> Result<Outcome, ResourceError> {
-        Ok(plan(&self.id, &self.desired, &self.observe(host).await?, &context.past(&self.applied())))
+        // state that an older agent wrote in another form is no reason to stop
+        let last = context.last_applied.and_then(|last| Desired::deserialize(last).ok());
+        let past = context.past(&self.applied());
+        Ok(plan(&self.id, &self.desired, last.as_ref(), &self.observe(host).await?, &past))
+    }
+
+    fn rivals(&self) -> &'static [&'static str] {
+        &["docker.service", "libvirtd.service"]
     }
 
     fn explain(&self) -> String {
@@ -272,7 +326,42 @@ mod tests {
     }
 
     fn decide(trust_all: bool, observed: &Observed) -> Outcome {
-        plan(&ResourceId::single("firewall"), &desired(trust_all), observed, &Past::Unknown)
+        plan(&ResourceId::single("firewall"), &desired(trust_all), None, observed, &Past::Unknown)
+    }
+
+    fn after(last: &Desired, observed: &Observed) -> Outcome {
+        plan(&ResourceId::single("firewall"), &desired(false), Some(last), observed, &Past::Unknown)
+    }
+
+    #[test]
+    fn what_left_the_config_is_closed_again_and_what_others_opened_stays() {
+        let last = Desired {
+            trust_all: false,
+            sources: vec!["10.244.0.0/16".to_owned(), "10.9.0.0/16".to_owned()],
+            ports: desired(false).ports,
+        };
+        let mut entries: BTreeSet<FirewallEntry> = last.entries("public").into_iter().collect();
+        entries.insert(FirewallEntry::Port { zone: "public".into(), port: "22".into(), protocol: "tcp".into() });
+        let outcome = after(&last, &Observed::Running { default_zone: "public".into(), entries });
+        let entry = FirewallEntry::Source { zone: "trusted".into(), source: "10.9.0.0/16".into() };
+        assert_eq!(
+            outcome.change().unwrap().actions,
+            [Action::TakeBack { undo: Undo::CloseFirewall { entry: entry.clone() } }]
+        );
+        let trusted = "<zone>\n  <source address=\"10.244.0.0/16\"/>\n  <source address=\"10.9.0.0/16\"/>\n</zone>\n";
+        let files = Observed::Files { default_zone: "public".into(), files: vec![zone_file("trusted", trusted)] };
+        let outcome = after(&last, &files);
+        let [Action::WriteFile { content, .. }] = &outcome.change().unwrap().actions[..] else { panic!("{outcome:?}") };
+        assert!(!content.contains("10.9.0.0") && content.contains("10.244.0.0"), "{content}");
+    }
+
+    #[test]
+    fn a_default_zone_that_trusts_everything_is_put_back_when_it_was_ours_and_said_when_it_was_not() {
+        let entries: BTreeSet<FirewallEntry> = desired(false).entries(TRUSTED).into_iter().collect();
+        let open = Observed::Running { default_zone: TRUSTED.into(), entries };
+        let outcome = after(&desired(true), &open);
+        assert_eq!(outcome.change().unwrap().actions[0], Action::DefaultZone { zone: "public".into() });
+        assert!(matches!(decide(false, &open), Outcome::Conflict { reason } if reason.contains("set-default-zone")));
     }
 
     fn zone_file(zone: &str, text: &str) -> ZoneFile {

@@ -83,6 +83,10 @@ impl Resource for Hostname {
         Ok(plan(&self.id, &self.name, &Hostname::observe(host)?, &context.past(&self.applied())))
     }
 
+    fn rivals(&self) -> &'static [&'static str] {
+        &["cloud-init.service", "cloud-init-network.service"]
+    }
+
     fn explain(&self) -> String {
         format!("The host is called {} now and after a boot ({FILE}). By hand: hostnamectl; cat {FILE}", self.name)
     }

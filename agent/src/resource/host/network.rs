@@ -76,6 +76,10 @@ impl Resource for UnmanagedInterfaces {
         Ok(file::plan(&self.id, &desired, &observed, &context.past(&self.applied())))
     }
 
+    fn rivals(&self) -> &'static [&'static str] {
+        &["cloud-init.service"]
+    }
+
     fn explain(&self) -> String {
         format!(
             "{FILE} keeps NetworkManager from managing the interfaces of pods, whose addresses and routes it would take away. \

@@ -5,17 +5,19 @@
 
 pub mod config;
 pub mod dropin;
+pub mod environment;
 pub mod version;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::owned_file::{FileNow, HEADER, OwnedFile, missing_directories};
+use super::owned_file::{FileNow, Found, HEADER, OwnedFile, missing_directories};
 use super::{ObserveError, Past, PlanContext, Resource, ResourceError, digest};
 use crate::config::settings::{KubeletMode, Settings};
 use crate::host::{Host, Platform};
 use crate::plan::{Action, Change, Diff, Notify, Outcome, ResourceId};
 use config::Input;
+use environment::Stripped;
 use version::Minor;
 
 /// The main config file: ours in agent mode, kubeadm's otherwise.
@@ -26,9 +28,6 @@ pub const FRAGMENTS: &str = "/etc/kubernetes/kubelet.conf.d";
 
 /// Our fragment.
 const FRAGMENT: &str = "/etc/kubernetes/kubelet.conf.d/50-nodeagent.conf";
-
-/// Files from which the packages' drop-in takes flags; a flag there beats our file.
-const ENVIRONMENT_FILES: [&str; 2] = ["/etc/sysconfig/kubelet", "/var/lib/kubelet/kubeadm-flags.env"];
 
 /// What is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,8 +53,8 @@ pub struct Observed {
     pub leftovers: Vec<String>,
     /// Directories that do not exist, with those above them.
     pub missing_directories: Vec<String>,
-    /// Flags from the packages' environment files: file and word.
-    pub foreign_flags: Vec<(String, String)>,
+    /// The packages' environment files, with flags of others.
+    pub environment: Vec<(String, FileNow)>,
 }
 
 /// Decides.
@@ -82,6 +81,11 @@ pub fn plan(id: &ResourceId, minor: Minor, desired: &Desired, observed: &Observe
         diffs.push(Diff::Value { what: path.clone(), old: None, new: Some("directory".to_owned()) });
     }
     actions.extend(directories);
+    if desired.foreign_flags {
+        for (path, file) in &observed.environment {
+            strip(minor, path, file, &mut actions, &mut diffs);
+        }
+    }
     for path in &observed.leftovers {
         diffs.push(Diff::Value { what: path.clone(), old: Some("there".to_owned()), new: None });
         actions.push(Action::RemoveFile { path: path.clone() });
@@ -100,24 +104,40 @@ pub fn plan(id: &ResourceId, minor: Minor, desired: &Desired, observed: &Observe
     })
 }
 
-/// Flags of others that would end the kubelet, or quietly win over our file.
+/// Takes flags out of a file of others that would end the kubelet; the rest of the file stays.
+fn strip(minor: Minor, path: &str, file: &FileNow, actions: &mut Vec<Action>, diffs: &mut Vec<Diff>) {
+    let Some(Found::File { text: Some(old), mode, uid, gid }) = &file.found else { return };
+    let Stripped::Text(content, _) = environment::without_removed(old, minor) else { return };
+    let (path, mode, uid, gid) = (path.to_owned(), *mode, *uid, *gid);
+    let (old, new) = (Some(old.clone()), Some(content.clone()));
+    diffs.push(Diff::File { path: path.clone(), old, new, secret: false });
+    actions.push(Action::WriteFile { path, content, mode, uid, gid, secret: false });
+}
+
+/// Flags of others that would end the kubelet and cannot be taken out, or that quietly win over our file.
 fn lint(minor: Minor, desired: &Desired, observed: &Observed) -> Option<Outcome> {
     if !desired.foreign_flags {
         return None;
     }
-    observed.foreign_flags.iter().find_map(|(file, word)| {
-        if let Some(gone) = minor.removed(word) {
+    let files = observed.environment.iter().filter_map(|(path, now)| Some((path, now.text()?)));
+    for (path, text) in files {
+        if let Stripped::ByHand(word) = environment::without_removed(text, minor) {
+            let gone = minor.removed(word.trim_matches(['"', '\''])).unwrap_or_default();
             return Some(Outcome::Blocked {
-                reason: format!("{file} passes {word}, which Kubernetes 1.{gone} removed: the kubelet would not start"),
-                fix: Some(format!("remove {word} from {file}")),
+                reason: format!("{path} passes {word}, which Kubernetes 1.{gone} removed: the kubelet would not start"),
+                fix: Some(format!("remove {word} from {path}")),
             });
         }
-        let endpoint = word.strip_prefix("--container-runtime-endpoint=")?;
-        let same = endpoint.trim_start_matches("unix://") == desired.endpoint.trim_start_matches("unix://");
-        (!same).then(|| Outcome::Conflict {
-            reason: format!("{file} passes {word}, which wins over our {}", desired.endpoint),
-        })
-    })
+        for word in environment::flags(text) {
+            let Some(endpoint) = word.strip_prefix("--container-runtime-endpoint=") else { continue };
+            if endpoint.trim_start_matches("unix://") != desired.endpoint.trim_start_matches("unix://") {
+                return Some(Outcome::Conflict {
+                    reason: format!("{path} passes {word}, which wins over our {}", desired.endpoint),
+                });
+            }
+        }
+    }
+    None
 }
 
 /// The kubelet's settings.
@@ -181,24 +201,11 @@ impl KubeletConfig {
                 observed.missing_directories.push(path.clone());
             }
         }
-        for file in ENVIRONMENT_FILES {
-            let text = host.root.read(file)?.unwrap_or_default();
-            let words = flags_in(&String::from_utf8_lossy(&text));
-            observed.foreign_flags.extend(words.into_iter().map(|word| (file.to_owned(), word)));
+        for file in environment::FILES {
+            observed.environment.push((file.to_owned(), FileNow::observe(&host.root, file)?));
         }
         Ok(observed)
     }
-}
-
-/// Flags in the values of an environment file, systemd.exec(5): quotes around a value are no part of it.
-fn flags_in(text: &str) -> Vec<String> {
-    let values =
-        text.lines().filter(|line| !line.trim_start().starts_with(['#', ';'])).filter_map(|line| line.split_once('='));
-    values
-        .flat_map(|(_, value)| value.split_whitespace())
-        .map(|word| word.trim_matches(['"', '\'']).replace(['"', '\''], ""))
-        .filter(|word| word.starts_with("--"))
-        .collect()
 }
 
 #[async_trait]
@@ -223,9 +230,10 @@ impl Resource for KubeletConfig {
         let version = self.settings.kubernetes.as_ref().map_or(String::new(), |it| it.version.to_string());
         format!(
             "The kubelet of Kubernetes {version} gets its settings from {dropin} and from {CONFIG} (agent mode) or {FRAGMENT} \
-             (kubeadm mode, from 1.28 on). A change restarts the kubelet once. By hand: systemctl cat kubelet; cat {CONFIG} \
+             (kubeadm mode, from 1.28 on). Flags that this version does not know are taken out of {environment}. A change restarts the kubelet once. By hand: systemctl cat kubelet; cat {CONFIG} \
              {FRAGMENTS}/*",
             dropin = dropin::PATH,
+            environment = environment::FILES.join(" and "),
         )
     }
 

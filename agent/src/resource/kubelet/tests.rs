@@ -216,26 +216,32 @@ fn who_the_node_is_goes_into_flags() {
 }
 
 #[test]
-fn flags_of_others_that_hurt_are_found_with_their_file() {
+fn flags_of_others_that_hurt_are_taken_out_or_named_with_their_file() {
     let kubelet = KubeletConfig::new(&settings("1.36", KubeletMode::Kubeadm, Role::Worker), &platform(CgroupMode::V2));
     let (minor, desired) = kubelet.unwrap().unwrap().desired(false).unwrap();
     let files = vec![FileNow { missing_directories: vec![], found: None }; desired.files.len()];
     let id = ResourceId::new("kubelet", "config");
     let decide = |text: &str| {
-        let foreign_flags =
-            flags_in(text).into_iter().map(|word| ("/etc/sysconfig/kubelet".to_owned(), word)).collect();
-        plan(
-            &id,
-            minor,
-            &desired,
-            &Observed { files: files.clone(), foreign_flags, ..Observed::default() },
-            &Past::Unknown,
-        )
+        let found = Found::File { text: Some(text.to_owned()), mode: 0o640, uid: 0, gid: 7 };
+        let file = FileNow { missing_directories: vec![], found: Some(found) };
+        let environment = vec![("/etc/sysconfig/kubelet".to_owned(), file)];
+        let observed = Observed { files: files.clone(), environment, ..Observed::default() };
+        plan(&id, minor, &desired, &observed, &Past::Unknown)
     };
-    let removed = decide("KUBELET_EXTRA_ARGS=--container-runtime=remote\n");
+    let removed = decide("KUBELET_EXTRA_ARGS=--container-runtime=remote --v=2\n");
+    let write = Action::WriteFile {
+        path: "/etc/sysconfig/kubelet".into(),
+        content: "KUBELET_EXTRA_ARGS=--v=2\n".into(),
+        mode: 0o640,
+        uid: 0,
+        gid: 7,
+        secret: false,
+    };
+    assert!(removed.change().is_some_and(|change| change.actions.contains(&write)), "{removed:?}");
+    let quoted = decide("KUBELET_EXTRA_ARGS=--docker-endpoint=\"unix:///a b\"\n");
     assert!(
-        matches!(&removed, Outcome::Blocked { reason, .. } if reason.contains("/etc/sysconfig/kubelet")),
-        "{removed:?}"
+        matches!(&quoted, Outcome::Blocked { reason, .. } if reason.contains("/etc/sysconfig/kubelet")),
+        "{quoted:?}"
     );
     let other =
         decide("KUBELET_KUBEADM_ARGS=\"--container-runtime-endpoint=unix:///run/containerd/containerd.sock\"\n");

@@ -218,6 +218,10 @@ impl Resource for Repo {
         Ok(plan(&self.id, &self.desired, &observed, &context.past(&self.applied())))
     }
 
+    fn rivals(&self) -> &'static [&'static str] {
+        &["rhsmcertd.service", "cloud-config.service"]
+    }
+
     fn explain(&self) -> String {
         let (name, path) = (&self.desired.section.name, self.desired.path());
         format!(

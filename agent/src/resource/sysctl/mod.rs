@@ -208,6 +208,10 @@ impl Resource for Sysctl {
         Ok(plan(&self.id, &self.desired, &observed, &context.past(&self.applied())))
     }
 
+    fn rivals(&self) -> &'static [&'static str] {
+        &["tuned.service"]
+    }
+
     fn explain(&self) -> String {
         format!(
             "{key} in the running kernel, and that no file sets it to something else at boot ({ours} has our value). By hand: \

@@ -40,6 +40,19 @@ pub struct Desired {
     pub after_join: bool,
     /// It is only stopped when there is nothing in this directory.
     pub while_empty: Option<String>,
+    /// What it has to start, where that is known.
+    pub starts: Option<Starts>,
+}
+
+/// Who may say what a unit starts. A drop-in of somebody else that says it anew switches our settings off without a word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Starts {
+    /// The unit's own file.
+    Fragment,
+    /// This file.
+    File(String),
+    /// Whoever passes this on.
+    Passing(&'static str),
 }
 
 /// What is known about it.
@@ -57,6 +70,8 @@ pub struct Observed {
     pub joined: bool,
     /// There is something in the directory that has to be empty.
     pub in_use: bool,
+    /// The file whose ExecStart counts, and it is not one that may say it.
+    pub started_by: Option<String>,
 }
 
 /// What is to be done, while it is put together.
@@ -94,6 +109,12 @@ pub fn plan(id: &ResourceId, desired: &Desired, observed: &Observed, past: &Past
         steps.diffs.push(Diff::Value { what, old: Some("outdated".into()), new: Some("as on disk".into()) });
     }
     if steps.ops.is_empty() && !steps.reload {
+        if let Some(path) = &observed.started_by {
+            let name = &desired.name;
+            return Outcome::Conflict {
+                reason: format!("{path} has an ExecStart of its own, so {name} does not start what the config says"),
+            };
+        }
         return match waits && desired.state == Some(UnitState::Running) {
             true => Outcome::Waiting { reason: "waiting for join: kubeadm has not set up this node yet".to_owned() },
             false => Outcome::converged(),
@@ -236,13 +257,22 @@ impl Unit {
             answers_on: None,
             after_join: false,
             while_empty: None,
+            starts: None,
         };
         Unit { id: Unit::resource_id(unit.name.as_str()), desired, needs }
     }
 
     /// The runtime: up when its socket accepts.
     pub fn runtime(name: &str, socket: &str, needs: Vec<ResourceId>) -> Unit {
-        Unit::running(name, needs, Some(socket.to_owned()), false)
+        let unit = Unit::running(name, needs, Some(socket.to_owned()), false);
+        // what packages of others bring beside their unit is theirs to say
+        if name == RUNTIME { unit.starting(Starts::Fragment) } else { unit }
+    }
+
+    /// What it has to start.
+    pub fn starting(mut self, starts: Starts) -> Unit {
+        self.desired.starts = Some(starts);
+        self
     }
 
     /// The kubelet. One that kubeadm sets up crashes until the node has joined, which is no failure.
@@ -260,6 +290,7 @@ impl Unit {
             answers_on: None,
             after_join: false,
             while_empty: None,
+            starts: None,
         };
         Unit { id: Unit::resource_id(name), desired, needs: Vec::new() }
     }
@@ -279,8 +310,29 @@ impl Unit {
             answers_on,
             after_join,
             while_empty: None,
+            starts: None,
         };
         Unit { id: Unit::resource_id(name), desired, needs }
+    }
+
+    fn started_by(&self, host: &Host, unit: &UnitStatus) -> Result<Option<String>, ObserveError> {
+        let Some(starts) = &self.desired.starts else { return Ok(None) };
+        let mut last: Option<(&String, String)> = None;
+        for path in std::iter::once(&unit.fragment).chain(&unit.drop_ins).filter(|path| !path.is_empty()) {
+            let text = host.root.read(path)?.unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            // an empty one only takes away what came before
+            let command =
+                text.lines().rev().filter_map(|line| line.trim().strip_prefix("ExecStart=")).find(|c| !c.is_empty());
+            last = command.map(|command| (path, command.to_owned())).or(last);
+        }
+        let Some((path, command)) = last else { return Ok(None) };
+        let right = match starts {
+            Starts::Fragment => *path == unit.fragment,
+            Starts::File(file) => path == file,
+            Starts::Passing(word) => command.contains(word),
+        };
+        Ok((!right).then(|| path.clone()))
     }
 
     async fn observe(&self, host: &Host, context: &PlanContext<'_>) -> Result<Observed, ObserveError> {
@@ -306,7 +358,8 @@ impl Unit {
             Some(directory) => host.root.list(directory)?.is_some_and(|names| !names.is_empty()),
             None => false,
         };
-        Ok(Observed { unit, offline: host.is_offline(), arriving, answers, joined, in_use })
+        let started_by = self.started_by(host, &unit)?;
+        Ok(Observed { unit, offline: host.is_offline(), arriving, answers, joined, in_use, started_by })
     }
 }
 

@@ -9,6 +9,7 @@ fn running(name: &str) -> Desired {
         answers_on: None,
         after_join: false,
         while_empty: None,
+        starts: None,
     }
 }
 
@@ -20,7 +21,7 @@ fn unit(state: UnitFileState, active: &str) -> Observed {
         unit_file_state: state,
         ..UnitStatus::absent("x.service")
     };
-    Observed { unit, offline: false, arriving: false, answers: None, joined: false, in_use: false }
+    Observed { unit, offline: false, arriving: false, answers: None, joined: false, in_use: false, started_by: None }
 }
 
 fn decide(desired: &Desired, observed: &Observed) -> Outcome {
@@ -145,4 +146,12 @@ fn a_runtime_with_pods_is_not_stopped_for_another_one() {
     assert!(matches!(&outcome, Outcome::Blocked { fix: Some(fix), .. } if fix.contains("drain")), "{outcome:?}");
     observed.unit.active_state = "inactive".into();
     assert_eq!(ops(&decide(&desired, &observed)), [UnitOp::Disable], "its pods are lost already");
+}
+
+#[test]
+fn a_drop_in_of_others_that_starts_something_else_is_a_conflict() {
+    let theirs = "/etc/systemd/system/x.service.d/90-site.conf".to_owned();
+    let observed = Observed { started_by: Some(theirs.clone()), ..unit(UnitFileState::Enabled, "active") };
+    let outcome = decide(&running("x.service"), &observed);
+    assert!(matches!(&outcome, Outcome::Conflict { reason } if reason.contains(&theirs)), "{outcome:?}");
 }
