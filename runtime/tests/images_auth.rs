@@ -238,6 +238,9 @@ async fn a_certificate_counts_when_its_authority_is_configured_or_nobody_asks() 
     let secured = Secured::new(Access::Tls).await;
     let error = secured.pull("unknown", |_| {}).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::RegistryUnavailable, "{error}");
+    // the certificate is what it says, and not what the server thinks of plain HTTP
+    let error = format!("{:#}", anyhow::Error::from(error));
+    assert!(error.contains("certificate"), "{error}");
 
     let hosts = secured.hosts("ca = '../../ca.pem'");
     secured.pull("hosts", |config| config.hosts_directories = vec![hosts]).await.unwrap();

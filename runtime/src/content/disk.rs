@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Writes a file so that after a crash it is complete or absent: temporary file, fsync, rename, fsync of the directory.
-pub(crate) fn write_durably(temporary: &Path, target: &Path, bytes: &[u8]) -> io::Result<()> {
+///
+/// A file may name things in other directories: what was renamed in `before` is durable before the file has its name.
+pub(crate) fn write_durably(temporary: &Path, target: &Path, bytes: &[u8], before: &[&Path]) -> io::Result<()> {
     let path = unique(temporary);
     let result = (|| {
         let mut file = File::options().write(true).create_new(true).open(&path)?;
         file.write_all(bytes)?;
         file.sync_all()?;
+        // after the file: a journal has then written the renames along with it, and has nothing left to do
+        before.iter().try_for_each(|directory| sync_directory(directory))?;
         std::fs::rename(&path, target)?;
         target.parent().map_or(Ok(()), sync_directory)
     })();
@@ -69,7 +73,7 @@ mod tests {
     fn a_failed_write_leaves_neither_target_nor_temporary_file() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("missing/target");
-        assert!(write_durably(dir.path(), &target, b"x").is_err());
+        assert!(write_durably(dir.path(), &target, b"x", &[]).is_err());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 

@@ -216,10 +216,6 @@ impl Store {
         for blob in staged {
             self.content.commit(blob).map_err(|source| ImageError::Content { reference: names.join(", "), source })?;
         }
-        // what the record names is there before the record is, on every file system
-        for path in [self.snapshots.directory(), self.content.directory()] {
-            disk::sync_directory(path).map_err(ImageError::disk("sync", path))?;
-        }
         if let Some(existing) = self.record(record.id) {
             record.names = existing.names;
             for blob in existing.blobs {
@@ -241,7 +237,7 @@ impl Store {
             }
         }
         // the new owner first: after a crash in between, its newer generation wins
-        self.write(&record)?;
+        self.write(&record, &[self.snapshots.directory(), self.content.directory()])?;
         let id = record.id;
         {
             let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
@@ -249,7 +245,7 @@ impl Store {
         }
         for mut other in poorer {
             other.names.retain(|name| !names.contains(&name.name));
-            self.write(&other)?;
+            self.write(&other, &[])?;
             let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
             // its old names must not take the index entry of the new owner along
             index.insert(other);
@@ -317,10 +313,11 @@ impl Store {
         self.directory.join(format!("{}.json", id.hex()))
     }
 
-    fn write(&self, record: &ImageRecord) -> Result<(), ImageError> {
+    /// What the record names, in these directories, is there before the record is, on every file system.
+    fn write(&self, record: &ImageRecord, named: &[&Path]) -> Result<(), ImageError> {
         let path = self.record_path(record.id);
         let bytes = serde_json::to_vec(record).map_err(|source| ImageError::Record { path: path.clone(), source })?;
-        disk::write_durably(&self.temporary, &path, &bytes).map_err(ImageError::disk("write", path))
+        disk::write_durably(&self.temporary, &path, &bytes, named).map_err(ImageError::disk("write", path))
     }
 }
 

@@ -21,13 +21,15 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 pub(super) struct Clients {
     timeouts: Timeouts,
     made: Mutex<HashMap<Tls, reqwest::Client>>,
+    /// Believes no certificate: for plain HTTP, and for finding out who speaks it.
+    trustless: Mutex<Option<reqwest::Client>>,
 }
 
 impl Clients {
     pub(super) fn new(timeouts: Timeouts) -> Clients {
         // the first provider stays; somebody else having set one is fine
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Clients { timeouts, made: Mutex::default() }
+        Clients { timeouts, made: Mutex::default(), trustless: Mutex::default() }
     }
 
     pub(super) fn get(&self, registry: &str, tls: &Tls) -> Result<reqwest::Client, RegistryError> {
@@ -43,6 +45,15 @@ impl Clients {
         Ok(client)
     }
 
+    pub(super) fn trustless(&self) -> Result<reqwest::Client, RegistryError> {
+        let mut made = self.trustless.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = made.as_ref() {
+            return Ok(client.clone());
+        }
+        let client = self.builder().tls_certs_only([]).build().map_err(RegistryError::Client)?;
+        Ok(made.insert(client).clone())
+    }
+
     fn make(&self, registry: &str, tls: &Tls) -> Result<reqwest::Client, RegistryError> {
         let unusable = |path: &Path, detail: String| RegistryError::Certificate {
             registry: registry.to_owned(),
@@ -50,17 +61,7 @@ impl Clients {
             detail,
         };
         let read = |path: &Path| std::fs::read(path).map_err(|error| unusable(path, error.to_string()));
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("nodeagent/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(self.timeouts.connect)
-            .read_timeout(self.timeouts.stall)
-            // followed by us, so that credentials do not go along
-            .redirect(reqwest::redirect::Policy::none())
-            .http2_max_header_list_size(64 << 10)
-            // what a server may send before we read it: memory, too
-            .http2_initial_stream_window_size(STREAM_WINDOW)
-            .http2_initial_connection_window_size(CONNECTION_WINDOW)
-            .pool_max_idle_per_host(4);
+        let mut builder = self.builder();
         if tls.skip_verify {
             builder = builder.tls_danger_accept_invalid_certs(true);
         }
@@ -82,6 +83,21 @@ impl Clients {
             builder = builder.identity(identity.map_err(|error| unusable(certificate, error.to_string()))?);
         }
         builder.build().map_err(RegistryError::Client)
+    }
+
+    /// What all of them have in common.
+    fn builder(&self) -> reqwest::ClientBuilder {
+        reqwest::Client::builder()
+            .user_agent(concat!("nodeagent/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(self.timeouts.connect)
+            .read_timeout(self.timeouts.stall)
+            // followed by us, so that credentials do not go along
+            .redirect(reqwest::redirect::Policy::none())
+            .http2_max_header_list_size(64 << 10)
+            // what a server may send before we read it: memory, too
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
+            .pool_max_idle_per_host(4)
     }
 }
 

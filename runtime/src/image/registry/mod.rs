@@ -13,10 +13,10 @@ mod error;
 mod hosts;
 mod ranges;
 mod request;
+mod scheme;
 mod token;
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 pub(crate) use blob::Blob;
 pub use conf::ConfError;
@@ -27,6 +27,9 @@ use client::Clients;
 pub(crate) use client::proxy_for;
 pub(crate) use endpoint::{Endpoint, resolve};
 use request::Place;
+use scheme::{Scheme, Schemes};
+
+use reqwest::Url;
 
 use super::auth_file;
 use super::config::{ImagesConfig, Timeouts};
@@ -47,13 +50,12 @@ pub(crate) struct Registry {
     timeouts: Timeouts,
     /// For parts of blobs.
     memory: Memory,
-    /// Hosts that turned out to speak plain HTTP.
-    plain: Mutex<HashSet<String>>,
+    schemes: Schemes,
 }
 
 impl Registry {
     pub(crate) fn new(timeouts: Timeouts, memory: Memory) -> Registry {
-        Registry { clients: Clients::new(timeouts), timeouts, memory, plain: Mutex::default() }
+        Registry { clients: Clients::new(timeouts), timeouts, memory, schemes: Schemes::default() }
     }
 
     /// Prepares for one image.
@@ -86,20 +88,14 @@ impl Registry {
         Ok(Session { registry: self.clone(), reference: reference.clone(), places })
     }
 
-    fn client(&self, endpoint: &Endpoint) -> Result<reqwest::Client, RegistryError> {
-        self.clients.get(&endpoint.host, &endpoint.tls)
-    }
-
-    fn speaks_plain_http(&self, host: &str) -> bool {
-        self.plain.lock().unwrap_or_else(PoisonError::into_inner).contains(host)
-    }
-
-    fn remember_plain_http(&self, host: &str) {
-        let mut plain = self.plain.lock().unwrap_or_else(PoisonError::into_inner);
-        if plain.len() > 1024 {
-            plain.clear();
+    /// For a request to a URL that `endpoint` is or leads to. `scheme` is what is known of the endpoint's host.
+    fn client(&self, endpoint: &Endpoint, url: &Url, scheme: Option<Scheme>) -> Result<reqwest::Client, RegistryError> {
+        // where any certificate is fine, there is no trust store to load
+        let asking = scheme.is_none() && !endpoint.tls.skip_verify;
+        if url.scheme() == "http" || asking {
+            return self.clients.trustless();
         }
-        plain.insert(host.to_owned());
+        self.clients.get(&endpoint.host, &endpoint.tls)
     }
 }
 
@@ -227,10 +223,10 @@ impl Session {
             location: location.to_owned(),
             reference: self.reference.to_string(),
         };
-        let parsed = reqwest::Url::parse(url).map_err(|_| address(url))?;
+        let parsed = Url::parse(url).map_err(|_| address(url))?;
         let host = parsed.host_str().ok_or_else(|| address(url))?.to_owned();
         let endpoint = Endpoint::plain(&host);
-        let client = self.registry.client(&endpoint)?;
+        let client = self.registry.client(&endpoint, &parsed, Some(Scheme::Https))?;
         let place = Arc::new(Place::new(endpoint, None));
         let response = client.get(parsed).send().await.map_err(|source| self.unreachable(&place, source))?;
         if response.status() == reqwest::StatusCode::NOT_FOUND {

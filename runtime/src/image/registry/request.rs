@@ -8,6 +8,7 @@ use reqwest::{Response, StatusCode, Url};
 
 use super::challenge::{self, Challenge};
 use super::endpoint::Endpoint;
+use super::scheme::Scheme;
 use super::{RegistryError, Session, error};
 use crate::image::credentials::Credentials;
 
@@ -54,9 +55,14 @@ impl Session {
         let mut renewed = false;
         loop {
             let authorization = place.authorization();
-            let response = match self.follow(place, path, accept, range, authorization.as_ref()).await {
+            let scheme = self.registry.schemes.of(&place.endpoint);
+            let response = match self.follow(place, scheme, path, accept, range, authorization.as_ref()).await {
                 Ok(response) => response,
-                Err(RegistryError::Unreachable { source, .. }) if self.fall_back_to_http(place, &source) => continue,
+                Err(RegistryError::Unreachable { source, .. })
+                    if self.registry.schemes.learn(&place.endpoint, scheme, &source) =>
+                {
+                    continue;
+                }
                 Err(error @ RegistryError::Unreachable { .. }) => {
                     failures += 1;
                     if failures >= MAX_FAILURES {
@@ -67,6 +73,9 @@ impl Session {
                 }
                 Err(error) => return Err(error),
             };
+            if scheme.is_none() {
+                self.registry.schemes.answered(&place.endpoint);
+            }
             let status = response.status();
             if status.is_success() {
                 return Ok(response);
@@ -102,15 +111,15 @@ impl Session {
     async fn follow(
         &self,
         place: &Place,
+        scheme: Option<Scheme>,
         path: &str,
         accept: Option<&str>,
         range: Option<Range>,
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, RegistryError> {
         let endpoint = &place.endpoint;
-        let plain = endpoint.http || (self.registry.speaks_plain_http(&endpoint.host) && endpoint.may_use_http());
-        let scheme = if plain { "http" } else { "https" };
-        let text = format!("{scheme}://{}{}/{}/{path}", endpoint.host, endpoint.base, endpoint.repository);
+        let name = if scheme == Some(Scheme::Http) { "http" } else { "https" };
+        let text = format!("{name}://{}{}/{}/{path}", endpoint.host, endpoint.base, endpoint.repository);
         let start = Url::parse(&text).map_err(|_| RegistryError::Address {
             location: endpoint.host.clone(),
             reference: self.reference.to_string(),
@@ -119,9 +128,9 @@ impl Session {
         if let Some(namespace) = &endpoint.namespace {
             url.query_pairs_mut().append_pair("ns", namespace);
         }
-        let client = self.registry.client(endpoint)?;
         for _ in 0..=MAX_REDIRECTS {
-            let mut request = client.get(url.clone());
+            let scheme = if same_origin(&start, &url) { scheme } else { Some(Scheme::Https) };
+            let mut request = self.registry.client(endpoint, &url, scheme)?.get(url.clone());
             if let Some(accept) = accept {
                 request = request.header(ACCEPT, accept);
             }
@@ -170,20 +179,6 @@ impl Session {
             target: target.split('?').next().unwrap_or_default().chars().take(200).collect(),
             why,
         }
-    }
-
-    /// TLS failed where plain HTTP is allowed: remembers to use that.
-    fn fall_back_to_http(&self, place: &Place, source: &reqwest::Error) -> bool {
-        let host = &place.endpoint.host;
-        if place.endpoint.http
-            || !place.endpoint.may_use_http()
-            || self.registry.speaks_plain_http(host)
-            || !source.is_connect()
-        {
-            return false;
-        }
-        self.registry.remember_plain_http(host);
-        true
     }
 
     /// Gets a new authorization. False when there is nothing to prove ourselves with.

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::challenge::Challenge;
 use super::endpoint::is_loopback;
 use super::request::{Place, back_off};
+use super::scheme::Scheme;
 use super::{RegistryError, Session, error};
 use crate::image::credentials::Credentials;
 
@@ -127,7 +128,7 @@ impl Session {
         service: Option<&str>,
         scope: &str,
     ) -> Result<Result<Response, reqwest::Error>, RegistryError> {
-        let client = self.registry.client(&place.endpoint)?;
+        let client = self.registry.client(&place.endpoint, url, Some(Scheme::Https))?;
         if let Some(refresh) = self.refresh_token(place)? {
             let mut form = url.clone();
             form.set_query(None);
