@@ -24,7 +24,19 @@ pub fn manifest(bytes: &[u8]) {
 
 /// A layer's archive, entry by entry. No more data comes out than the archive has.
 pub fn archive(bytes: &[u8]) {
-    snapshot::fuzz_archive(bytes);
+    snapshot::fuzzing::archive(bytes);
+}
+
+/// Layers unpacked to disk, one on the other: nothing gets out, and the archive can be made again. Needs root and
+/// `/dev/shm`.
+pub fn unpack(bytes: &[u8]) {
+    snapshot::fuzzing::unpack(bytes);
+}
+
+/// `auth.json` and what credential helpers answer, `policy.json`, and challenges of registries.
+pub fn settings(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    image::fuzz_settings(text);
 }
 
 /// `registries.conf` and `hosts.toml`.

@@ -78,6 +78,22 @@ async fn manifests_and_configs_with_the_wrong_digest_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_is_not_the_one_the_registry_announces_is_refused() {
+    let registry = Registry::start().await;
+    registry.push("app", "v1", &small("x")).await;
+    let proxy = Proxy::start(&registry.host, |seen, _| match seen.path.ends_with("manifests/v1") {
+        // still one that can be read
+        true => Answer::Body(Box::new(|body| [&body[..], b" "].concat())),
+        false => Answer::Forward,
+    })
+    .await;
+    let root = tempfile::tempdir().unwrap();
+    let error = open(root.path()).await.pull(&format!("{}/app:v1", proxy.host), None).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::DigestMismatch, "{error}");
+    assert_eq!(leftovers(root.path()), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_download_goes_on_where_it_broke_off() {
     if !is_root() {
         return;

@@ -139,6 +139,8 @@ async fn whiteouts_become_what_overlayfs_understands() {
         .file("kept/hidden", b"2")
         .file("again/old", b"3")
         .file("sub/gone", b"4")
+        .file("twice/gone", b"7")
+        .file("implied/old", b"8")
         .done();
     let upper = Archive::default()
         .file(".wh.gone", b"")
@@ -149,10 +151,14 @@ async fn whiteouts_become_what_overlayfs_understands() {
         .file("again/new", b"6")
         .file("sub/.wh.gone", b"")
         .file(".wh..wh.plnk", b"")
+        .file(".wh.twice", b"")
+        .file("twice/.wh.gone", b"")
+        .file(".wh.implied", b"")
+        .file("implied/new", b"9")
         .done();
     let (root, layer) = unpack(&registry, vec![lower, upper]).await;
     let layer = layer.unwrap();
-    for whiteout in ["gone", "sub/gone"] {
+    for whiteout in ["gone", "sub/gone", "twice"] {
         let metadata = layer.join(whiteout).symlink_metadata().unwrap();
         assert!(metadata.file_type().is_char_device() && metadata.rdev() == 0, "{whiteout}");
     }
@@ -170,9 +176,40 @@ async fn whiteouts_become_what_overlayfs_understands() {
     assert!(status.unwrap().success());
     let seen = |path: &str| merged.path().join(path).symlink_metadata().is_ok();
     let found = ["gone", "kept/hidden", "kept/new", "again/old", "again/new", "sub/gone", "sub"].map(seen);
+    let rewritten = ["twice", "implied/old", "implied/new"].map(seen);
     let unmounted = std::process::Command::new("umount").arg(merged.path()).status().unwrap();
     assert!(unmounted.success());
     assert_eq!(found, [false, false, true, false, true, false, true]);
+    assert_eq!(rewritten, [false, false, true]);
+    assert_eq!(open(root.path()).await.usage().inodes_used, inodes(root.path()));
+}
+
+/// What the store has on disk: files and directories of all layers, their records, and documents.
+fn inodes(root: &Path) -> u64 {
+    let list = |path: PathBuf| std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let count = |layer: PathBuf| {
+        let all = std::process::Command::new("find").arg(layer.join("fs")).args(["-printf", "%i\n"]).output().unwrap();
+        let all = String::from_utf8(all.stdout).unwrap();
+        // names of one file are one, and what holds the layer is not counted
+        all.lines().collect::<std::collections::HashSet<_>>().len() as u64
+    };
+    list(root.join("snapshots")).map(count).sum::<u64>() + list(root.join("content/sha256")).count() as u64
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_begins_anew_hides_all_layers_below() {
+    if !is_root() {
+        return;
+    }
+    let registry = Registry::start().await;
+    let lower = Archive::default().file("old", b"1").done();
+    let fresh = Archive::default().file(".wh..wh..opq", b"").file("new", b"2").done();
+    let upper = Archive::default().file("newer", b"3").done();
+    let (root, _) = unpack(&registry, vec![lower, fresh, upper]).await;
+    let id = image_id(root.path()).await;
+    let rootfs = open(root.path()).await.prepare(&id, "c").await.unwrap();
+    let has = |name: &str| rootfs.lower.iter().any(|layer| layer.join(name).exists());
+    assert_eq!(["old", "new", "newer"].map(has), [false, true, true]);
 }
 
 async fn image_id(root: &Path) -> String {

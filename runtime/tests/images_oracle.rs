@@ -6,7 +6,7 @@ mod images_support;
 
 use std::path::Path;
 
-use images_support::trees::{lower, run, upper};
+use images_support::trees::{NET_RAW, attributed, lower, run, upper};
 use images_support::{Layer, Registry, TestImage, files, is_root, open};
 
 /// A tree as bytes: names, kinds, owners, modes, times, links, attributes and contents. Holes are not compared: we
@@ -42,6 +42,7 @@ async fn the_merged_tree_is_what_skopeo_and_umoci_make_of_the_same_image() {
     let image = TestImage::new(vec![
         Layer::gzip(lower()),
         Layer::gzip(upper()),
+        Layer::gzip(attributed()),
         Layer::gzip(files(&[("tmp/file", b"1"), ("var/empty/file", b"2")])),
     ]);
     registry.push("app", "v1", &image).await;
@@ -67,6 +68,8 @@ async fn the_merged_tree_is_what_skopeo_and_umoci_make_of_the_same_image() {
     let archives = std::panic::catch_unwind(|| (as_archive(&ours), as_archive(&theirs)));
     run("umount", &[ours.to_str().unwrap()]);
     let (ours, theirs) = archives.unwrap();
+    let has = |wanted: &[u8]| ours.windows(wanted.len()).any(|part| part == wanted);
+    assert!(has(&[b"SCHILY.xattr.security.capability=", NET_RAW].concat()) && has(b"SCHILY.xattr.user.note=of a file"));
     if ours != theirs {
         let (ours, theirs) = (listing(&ours), listing(&theirs));
         let only = |one: &str, other: &str| {

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use images_support::{Layer, Registry, TestImage, files, index, is_root, leftovers, open, small};
 use nodeagent_runtime::content::Digest;
 use nodeagent_runtime::image::{ErrorCode, ImageError};
+use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_arrives_with_its_config_names_size_and_files() {
@@ -104,6 +105,12 @@ async fn an_index_gives_the_build_for_this_host_and_its_own_digest() {
     let image = images.pull(&format!("{}/app:multi", registry.host), None).await.unwrap();
     assert_eq!(image.id, own.id());
     assert_eq!(image.digests, [format!("{}/app@{digest}", registry.host)]);
+    let mut outer = index(&[(&here, &list)]);
+    outer["mediaType"] = "application/vnd.oci.image.index.v1+json".into();
+    let outer = registry.push_manifest("app", "nested", &outer).await;
+    let nested = images.pull(&format!("{}/app:nested", registry.host), None).await.unwrap();
+    assert_eq!(nested.id, own.id());
+    assert!(nested.digests.contains(&format!("{}/app@{outer}", registry.host)), "{:?}", nested.digests);
     let foreign = index(&[("linux/s390x", &other.manifest())]);
     registry.push_manifest("app", "foreign", &foreign).await;
     for tag in ["foreign", "other"] {
@@ -253,4 +260,124 @@ async fn a_layer_of_an_unknown_kind_is_named() {
     let error = open(root.path()).await.pull(&format!("{}/app:v1", registry.host), None).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::InvalidImage);
     assert!(error.to_string().contains("+encrypted"), "{error}");
+}
+
+/// What tools for artifacts push: blobs with titles, and two bytes for a config.
+async fn push_artifact(registry: &Registry, tag: &str, files: &[(Option<&str>, &[u8])]) -> Digest {
+    let config = registry.push_blob("models", b"{}").await;
+    let mut layers = Vec::new();
+    for (title, bytes) in files {
+        let digest = registry.push_blob("models", bytes).await;
+        let annotations = title.map_or(json!({}), |title| json!({ "org.opencontainers.image.title": title }));
+        layers.push(json!({ "mediaType": "application/octet-stream", "size": bytes.len(), "digest": digest,
+            "annotations": annotations }));
+    }
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "artifactType": "application/vnd.example.model",
+        "config": { "mediaType": "application/vnd.oci.empty.v1+json", "size": 2, "digest": config }, "layers": layers,
+    });
+    registry.push_manifest("models", tag, &manifest).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_artifact_arrives_as_files_under_their_titles() {
+    if !is_root() {
+        return;
+    }
+    let (registry, root) = (Registry::start().await, tempfile::tempdir().unwrap());
+    // one that would be unpacked if it were a layer
+    let archive = images_support::gzip(&files(&[("inside", b"x")]));
+    let (long, weights) = ("n".repeat(150), images_support::noise(3 << 20));
+    let untitled = Digest::of(b"no title");
+    let parts: [(Option<&str>, &[u8]); 5] = [
+        (Some("model/weights.bin"), &weights),
+        (Some("data.tar.gz"), &archive),
+        (Some(&long), b"long"),
+        (Some("empty"), b""),
+        (None, b"no title"),
+    ];
+    let digest = push_artifact(&registry, "v1", &parts).await;
+    let images = open(root.path()).await;
+    let reference = format!("{}/models:v1", registry.host);
+    let artifact = images.pull(&reference, None).await.unwrap();
+    assert_eq!(artifact.artifact.as_deref(), Some("application/vnd.example.model"));
+    assert_eq!((artifact.id.clone(), artifact.tags.clone()), (digest.to_string(), vec![reference.clone()]));
+    assert_eq!(images.find(&format!("{}/models@{digest}", registry.host)).unwrap().id, artifact.id);
+    let lower = images.prepare(&artifact.id, "volume").await.unwrap().lower;
+    let read = |name: &str| lower.iter().find_map(|layer| std::fs::read(layer.join(name)).ok());
+    for (title, bytes) in parts {
+        let name = title.map_or(format!("sha256-{}", untitled.hex()), str::to_owned);
+        assert!(read(&name).as_deref() == Some(bytes), "{name}");
+    }
+    assert_eq!(read("inside"), None);
+    // another one with the same bytes is another one, and shares them
+    let before = images.usage().used_bytes;
+    push_artifact(&registry, "v2", &parts[..2]).await;
+    let other = images.pull(&format!("{}/models:v2", registry.host), None).await.unwrap();
+    assert!(other.id != artifact.id && images.usage().used_bytes < before + (1 << 20));
+    images.release("volume").await.unwrap();
+    let images = {
+        drop(images);
+        open(root.path()).await
+    };
+    assert_eq!(images.find(&reference).unwrap().artifact.as_deref(), Some("application/vnd.example.model"));
+    let out = root.path().join("out.tar");
+    let error =
+        images.export(std::slice::from_ref(&artifact.id), &out, nodeagent_runtime::image::Format::Archive).await;
+    assert!(nodeagent_runtime::telemetry::chain(&error.unwrap_err()).contains("artifact"));
+    for image in [artifact, other] {
+        images.remove(&image.id).await.unwrap();
+    }
+    images_support::wait_until_empty(&root.path().join("tmp")).await;
+    assert_eq!((images.usage().used_bytes, images.usage().inodes_used), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_title_that_leads_out_of_the_artifact_is_refused() {
+    let (registry, root) = (Registry::start().await, tempfile::tempdir().unwrap());
+    let images = open(root.path()).await;
+    for title in ["../../etc/cron.d/x", "/etc/x", ".wh.x"] {
+        push_artifact(&registry, "v1", &[(Some(title), b"x")]).await;
+        let error = images.pull(&format!("{}/models:v1", registry.host), None).await.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::InvalidImage, "{title}");
+    }
+    assert_eq!(images_support::leftovers(root.path()), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_in_the_middle_of_a_pull_leaves_a_whole_image_or_none() {
+    if !is_root() {
+        return;
+    }
+    let (registry, root) = (Registry::start().await, tempfile::tempdir().unwrap());
+    let image = TestImage::new((0..3).map(|n| Layer::gzip(files(&[("f", format!("{n}").as_bytes())]))).collect());
+    registry.push("app", "v1", &image).await;
+    let images = open(&root.path().join("store")).await;
+    let reference = format!("{}/app:v1", registry.host);
+    let mut kept = 0;
+    for round in 0..60u32 {
+        let removal = async {
+            // at another moment each time
+            tokio::time::sleep(std::time::Duration::from_micros(u64::from(round % 30) * 300)).await;
+            images.remove(&image.id()).await
+        };
+        let (pulled, removed) = tokio::join!(images.pull(&reference, None), removal);
+        removed.unwrap();
+        pulled.unwrap();
+        if images.find(&reference).is_some() {
+            kept += 1;
+            // reads every document and every file of every layer
+            let out = root.path().join(format!("{round}.tar"));
+            images
+                .export(std::slice::from_ref(&reference), &out, nodeagent_runtime::image::Format::Archive)
+                .await
+                .unwrap();
+            std::fs::remove_file(out).unwrap();
+        }
+    }
+    println!("the image outlived {kept} of 60 removals");
+    images.remove(&image.id()).await.unwrap();
+    images_support::wait_until_empty(&root.path().join("store/tmp")).await;
+    assert_eq!(leftovers(&root.path().join("store")), Vec::<String>::new());
 }

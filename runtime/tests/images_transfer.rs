@@ -51,6 +51,38 @@ async fn an_exported_image_comes_back_with_its_id_names_and_layers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn several_images_with_several_names_travel_together() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (registry, images, first, name) = pulled(dir.path()).await;
+    registry.push("app", "also", &first).await;
+    let second = TestImage::new(vec![Layer::gzip(lower())]);
+    registry.push("other", "v2", &second).await;
+    let reference = |name: &str| format!("{}/{name}", registry.host);
+    for name in ["app:also", "other:v2"] {
+        images.pull(&reference(name), None).await.unwrap();
+    }
+    for (format, path) in [(Format::Archive, "both.tar"), (Format::Directory, "both")] {
+        let path = dir.path().join(path);
+        images.export(&[first.id(), reference("other:v2")], &path, format).await.unwrap();
+        let other = open(&path.with_extension("store")).await;
+        let came = other.import(&path, None).await.unwrap();
+        assert_eq!((came.len(), other.list().len()), (2, 2));
+        let by_name = |name: &str| other.find(&reference(name)).map(|image| image.id.clone());
+        assert_eq!(by_name("other:v2"), Some(second.id()));
+        assert_eq!((by_name("app:also"), other.find(&name).map(|image| image.id.clone())), {
+            let id = Some(first.id());
+            (id.clone(), id)
+        });
+        assert_eq!(other.list().iter().map(|image| image.tags.len()).sum::<usize>(), 3);
+        let refused = other.import(&path, Some("one.example/name:1")).await.unwrap_err();
+        assert!(nodeagent_runtime::telemetry::chain(&refused).contains("2 images"), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn skopeo_reads_what_we_write_and_we_read_what_it_writes() {
     if !is_root() {
         return;

@@ -70,6 +70,29 @@ pub struct Pushed {
     architecture: String,
 }
 
+/// Uploads an artifact, which is no container image: files by their titles. The digest of its manifest.
+pub fn push_artifact(registry: &Registry, repository: &str, tag: &str, files: &[(&str, &[u8])]) -> Result<String> {
+    let config = sha256(b"{}");
+    registry.push_blob(repository, &config, b"{}")?;
+    let mut layers = Vec::new();
+    for (title, bytes) in files {
+        let digest = sha256(bytes);
+        registry.push_blob(repository, &digest, bytes)?;
+        layers.push(json!({
+            "mediaType": "application/octet-stream", "digest": digest, "size": bytes.len(),
+            "annotations": { "org.opencontainers.image.title": title },
+        }));
+    }
+    let kind = Dialect::Oci.media_type("manifest");
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": kind, "artifactType": "application/vnd.example.model",
+        "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": config, "size": 2 }, "layers": layers,
+    });
+    let manifest = serde_json::to_vec(&manifest)?;
+    registry.push_manifest(repository, tag, kind, &manifest)?;
+    Ok(sha256(&manifest))
+}
+
 /// The architecture of this machine, as images name it.
 pub fn architecture() -> &'static str {
     if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }

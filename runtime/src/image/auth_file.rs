@@ -1,7 +1,7 @@
 //! Credentials that are kept on the node: `auth.json` of containers tools and Docker's `config.json`, one format.
 //!
 //! Read at every pull, so that a change counts at once. Credential helpers (`docker-credential-*`) are asked with a
-//! deadline.
+//! deadline: those that a file names for a registry, and those that `credential-helpers` in registries.conf names for all.
 
 use std::collections::HashMap;
 use std::io::{self, Read as _};
@@ -21,6 +21,10 @@ const HELPER_TIME: Duration = Duration::from_secs(20);
 const HELPER_DIRECTORIES: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/usr/libexec"];
 /// The name under which Docker files its own registry.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
+/// Where helpers for all registries are named.
+const IN_CONF: &str = "registries.conf";
+/// How registries.conf calls the files among the credential helpers.
+const FILES: &str = "containers-auth.json";
 /// A user name by which helpers say that the secret is a refresh token.
 const TOKEN_USER: &str = "<token>";
 
@@ -88,14 +92,55 @@ enum Found {
     Helper { name: String, server: String },
 }
 
-/// Credentials for `name` (`host[:port]/repository`) from the first file that has some.
-pub(crate) async fn lookup(files: &[PathBuf], name: &str) -> Result<Option<Credentials>, AuthFileError> {
+/// Credentials for `name` (`host[:port]/repository`): from the first file that has some, or from the first of `helpers`,
+/// of which the files are one.
+pub(crate) async fn lookup(
+    files: &[PathBuf],
+    helpers: Option<&[String]>,
+    name: &str,
+) -> Result<Option<Credentials>, AuthFileError> {
+    lookup_in(&HELPER_DIRECTORIES.map(PathBuf::from), files, helpers, name).await
+}
+
+async fn lookup_in(
+    directories: &[PathBuf],
+    files: &[PathBuf],
+    helpers: Option<&[String]>,
+    name: &str,
+) -> Result<Option<Credentials>, AuthFileError> {
+    let Some(helpers) = helpers else { return in_files(directories, files, name).await };
+    let mut failed = None;
+    for helper in helpers {
+        let found = if helper == FILES {
+            in_files(directories, files, name).await
+        } else {
+            ask_in(directories, Path::new(IN_CONF), helper, registry(name)).await
+        };
+        match found {
+            Ok(Some(credentials)) => return Ok(Some(credentials)),
+            Ok(None) => {}
+            // the next one may know
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    failed.map_or(Ok(None), Err)
+}
+
+fn registry(name: &str) -> &str {
+    name.split('/').next().unwrap_or(name)
+}
+
+async fn in_files(
+    directories: &[PathBuf],
+    files: &[PathBuf],
+    name: &str,
+) -> Result<Option<Credentials>, AuthFileError> {
     for path in files {
         let Some(file) = read(path)? else { continue };
         match find(&file, name) {
             Some(Found::Credentials(credentials)) => return Ok(Some(credentials)),
             Some(Found::Helper { name, server }) => {
-                if let Some(credentials) = ask(path, &name, &server).await? {
+                if let Some(credentials) = ask_in(directories, path, &name, &server).await? {
                     return Ok(Some(credentials));
                 }
             }
@@ -106,7 +151,23 @@ pub(crate) async fn lookup(files: &[PathBuf], name: &str) -> Result<Option<Crede
 }
 
 /// Where credentials for `name` would come from, without asking a helper.
-pub(crate) fn describe(files: &[PathBuf], name: &str) -> Result<Option<String>, AuthFileError> {
+pub(crate) fn describe(
+    files: &[PathBuf],
+    helpers: Option<&[String]>,
+    name: &str,
+) -> Result<Option<String>, AuthFileError> {
+    let Some(helpers) = helpers else { return describe_files(files, name) };
+    let mut parts = Vec::new();
+    for helper in helpers {
+        match helper.as_str() {
+            FILES => parts.extend(describe_files(files, name)?),
+            helper => parts.push(format!("docker-credential-{helper}, named in {IN_CONF}")),
+        }
+    }
+    Ok(Some(parts.join(", else ")).filter(|parts| !parts.is_empty()))
+}
+
+fn describe_files(files: &[PathBuf], name: &str) -> Result<Option<String>, AuthFileError> {
     for path in files {
         let Some(file) = read(path)? else { continue };
         match find(&file, name) {
@@ -185,10 +246,6 @@ impl Entry {
 }
 
 /// Asks a credential helper; `None` when it knows nothing about the server.
-async fn ask(path: &Path, helper: &str, server: &str) -> Result<Option<Credentials>, AuthFileError> {
-    ask_in(&HELPER_DIRECTORIES.map(PathBuf::from), path, helper, server).await
-}
-
 async fn ask_in(
     directories: &[PathBuf],
     path: &Path,
@@ -213,7 +270,11 @@ async fn ask_in(
         .map_err(|error| fail(error.to_string()))?;
     let talk = async {
         if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(server.as_bytes()).await?;
+            match stdin.write_all(server.as_bytes()).await {
+                // one that has its answer without the question
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+                written => written?,
+            }
         }
         let mut answer = Vec::new();
         if let Some(stdout) = child.stdout.take() {
@@ -245,6 +306,17 @@ async fn ask_in(
     } else {
         Credentials { username: answer.username, password: answer.secret, ..Default::default() }
     }))
+}
+
+/// Parses a file, looks a name up in it and uses what is there.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(text: &str) {
+    let Ok(file) = serde_json::from_str::<File>(text) else { return };
+    for name in ["docker.io/library/box", "a.example:5000/team/app", "b"] {
+        if let Some(Found::Credentials(found)) = find(&file, name) {
+            let _ = (found.user_and_password(), found.basic(), found.are_for(name, false));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -313,12 +385,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn helpers_for_all_registries_are_asked_in_order_and_the_files_are_one_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, line) in [
+            ("none", "echo credentials not found; exit 1"),
+            ("broken", "exit 3"),
+            ("knows", "read server; echo \"{\\\"Username\\\":\\\"$server\\\",\\\"Secret\\\":\\\"s\\\"}\""),
+        ] {
+            let program = dir.path().join(format!("docker-credential-{name}"));
+            std::fs::write(&program, format!("#!/bin/sh\n{line}\n")).unwrap();
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let auth = dir.path().join("auth.json");
+        std::fs::write(&auth, r#"{"auths":{"a.example":{"username":"file","password":"p"}}}"#).unwrap();
+        let (directories, files) = ([dir.path().to_owned()], [auth]);
+        let user = async |helpers: &[&str], name: &str| {
+            let helpers: Vec<String> = helpers.iter().map(|name| (*name).to_owned()).collect();
+            let found = lookup_in(&directories, &files, Some(&helpers), name).await;
+            found.map(|found| found.map(|credentials| credentials.username))
+        };
+        assert_eq!(user(&["knows", FILES], "a.example/x").await.unwrap().as_deref(), Some("a.example"));
+        assert_eq!(user(&["none", "broken", FILES], "a.example/x").await.unwrap().as_deref(), Some("file"));
+        assert_eq!(user(&["none", FILES], "b.example/x").await.unwrap(), None);
+        assert!(user(&["broken", "none"], "b.example/x").await.unwrap_err().to_string().contains("registries.conf"));
+        let helpers = ["knows".to_owned(), FILES.to_owned()];
+        let described = describe(&files, Some(&helpers), "a.example/x").unwrap().unwrap();
+        assert!(described.contains("docker-credential-knows") && described.contains("auth.json"), "{described}");
+    }
+
+    #[tokio::test]
     async fn an_absent_file_is_fine_and_a_broken_one_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let broken = dir.path().join("auth.json");
-        assert_eq!(lookup(std::slice::from_ref(&broken), "a.example/x").await.unwrap(), None);
+        assert_eq!(lookup(std::slice::from_ref(&broken), None, "a.example/x").await.unwrap(), None);
         std::fs::write(&broken, "{").unwrap();
-        let error = lookup(std::slice::from_ref(&broken), "a.example/x").await.unwrap_err();
+        let error = lookup(std::slice::from_ref(&broken), None, "a.example/x").await.unwrap_err();
         assert!(error.to_string().contains("auth.json"));
     }
 }

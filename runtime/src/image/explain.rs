@@ -62,10 +62,11 @@ pub(crate) fn explain(config: &ImagesConfig, name: &str) -> Result<Explanation, 
 }
 
 fn candidate(config: &ImagesConfig, reference: &Reference, why: &str) -> CandidateExplained {
-    let (endpoints, refused) = match resolve(reference, config) {
-        Ok(endpoints) => (endpoints, None),
-        Err(error) => (Vec::new(), Some(crate::telemetry::chain(&error))),
+    let (endpoints, helpers, refused) = match resolve(reference, config) {
+        Ok(resolved) => (resolved.endpoints, resolved.credential_helpers, None),
+        Err(error) => (Vec::new(), None, Some(crate::telemetry::chain(&error))),
     };
+    let helpers = helpers.as_deref();
     let policy = match trust::for_reference(&config.trust, reference) {
         Ok(None) => "accepts anything: there is no policy file".to_owned(),
         Ok(Some(applied)) => format!("wants {} ({})", applied.describe(), applied.scope),
@@ -74,13 +75,18 @@ fn candidate(config: &ImagesConfig, reference: &Reference, why: &str) -> Candida
     CandidateExplained {
         reference: reference.to_string(),
         why: why.to_owned(),
-        endpoints: endpoints.iter().map(|endpoint| explained(config, reference, endpoint)).collect(),
+        endpoints: endpoints.iter().map(|endpoint| explained(config, reference, helpers, endpoint)).collect(),
         refused,
         policy,
     }
 }
 
-fn explained(config: &ImagesConfig, reference: &Reference, endpoint: &Endpoint) -> EndpointExplained {
+fn explained(
+    config: &ImagesConfig,
+    reference: &Reference,
+    helpers: Option<&[String]>,
+    endpoint: &Endpoint,
+) -> EndpointExplained {
     let wanted = reference.digest().map(|digest| digest.to_string());
     let wanted = wanted.or_else(|| reference.tag().map(str::to_owned)).unwrap_or_else(|| "latest".to_owned());
     let scheme = if endpoint.http { "http" } else { "https" };
@@ -88,7 +94,7 @@ fn explained(config: &ImagesConfig, reference: &Reference, endpoint: &Endpoint) 
     let url =
         format!("{scheme}://{}{}/{}/manifests/{wanted}{namespace}", endpoint.host, endpoint.base, endpoint.repository);
     let name = if endpoint.origin { reference.name() } else { format!("{}/{}", endpoint.host, endpoint.repository) };
-    let credentials = match auth_file::describe(&config.auth_files, &name) {
+    let credentials = match auth_file::describe(&config.auth_files, helpers, &name) {
         Ok(Some(source)) => source,
         Ok(None) => "none".to_owned(),
         Err(error) => format!("unusable: {}", crate::telemetry::chain(&error)),

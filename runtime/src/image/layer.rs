@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, oneshot};
 
-use super::blocking;
 use super::error::{ErrorCode, ImageError};
-use super::manifest::Descriptor;
+use super::manifest::{Descriptor, ManifestError};
 use super::progress::Progress;
 use super::pull::Puller;
 use super::registry::{Blob, Session};
+use super::{artifact, blocking};
 use crate::content::memory::Buffer;
 use crate::content::{Digest, Kept};
-use crate::snapshot::{Built, Feed, LayerLimits, SnapshotError, Workers};
+use crate::snapshot::{Built, Feed, Form, LayerLimits, SnapshotError, Workers};
 
 /// A download that has lasted so long is worth keeping what comes: a shorter one is faster begun anew than written
 /// twice.
@@ -32,6 +32,8 @@ pub(super) struct Layer {
     pub reference: String,
     pub descriptor: Descriptor,
     pub diff_id: Digest,
+    /// Of an artifact: a file as it is.
+    pub is_file: bool,
     /// Up to and including this layer.
     pub chain: Vec<Digest>,
     pub progress: Arc<Progress>,
@@ -167,7 +169,12 @@ impl Layer {
         let resumed = past.is_some();
         let memory = self.puller.memory.layer().await.ok_or(ImageError::ShuttingDown)?;
         let keeper = partials.keeper(digest, kept);
-        let mut workers = self.puller.store.snapshots.start(self.diff_id, limits, memory, Some(keeper));
+        let form = if self.is_file {
+            Form::File(artifact::around(&self.descriptor).map_err(|source| self.unusable(source))?)
+        } else {
+            Form::Archive
+        };
+        let mut workers = self.puller.store.snapshots.start(self.diff_id, form, limits, memory, Some(keeper));
         let mut moved = 0;
         let transferred = self.transfer(blob, past, &mut workers, &mut moved).await;
         let Workers { feed, mut built, .. } = workers;
@@ -194,6 +201,11 @@ impl Layer {
             Err(_) => {}
         }
         transferred
+    }
+
+    fn unusable(&self, source: ManifestError) -> ImageError {
+        let (reference, digest) = (self.reference.clone(), self.descriptor.digest);
+        ImageError::Manifest { reference, what: "manifest", digest, source }
     }
 
     /// What an earlier download left.

@@ -30,9 +30,15 @@ pub enum ManifestError {
     /// Neither layers nor manifests.
     #[error("is neither a manifest nor an index")]
     Unknown,
-    /// Something other than a container image, such as a chart or a signature.
+    /// An index in an index in an index.
+    #[error("is an index within too many others")]
+    Nested,
+    /// Something other than a container image, such as a chart or a signature, where only images will do.
     #[error("is an artifact of type {0:?}, not a container image")]
     Artifact(String),
+    /// A file of an artifact whose name cannot be one.
+    #[error("has a file {0:?}, whose name cannot be used")]
+    Title(String),
     /// The config does not describe the layers.
     #[error("has {layers} layers, but its config describes {diff_ids}")]
     Layers {
@@ -59,6 +65,13 @@ pub(crate) struct Descriptor {
     pub size: u64,
     #[serde(default)]
     pub platform: Option<Platform>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// `null` where nothing is meant.
+fn or_default<'de, T: Deserialize<'de> + Default, D: serde::Deserializer<'de>>(input: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(input)?.unwrap_or_default())
 }
 
 /// Config and layers of one build.
@@ -66,6 +79,9 @@ pub(crate) struct Descriptor {
 pub(crate) struct Manifest {
     pub config: Descriptor,
     pub layers: Vec<Descriptor>,
+    /// The type of an artifact; none for a container image.
+    #[serde(skip)]
+    pub artifact: Option<String>,
 }
 
 /// What a registry gives for a reference.
@@ -87,16 +103,16 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Document, ManifestError> {
         (true, true) => Err(ManifestError::Ambiguous),
         (true, false) => Ok(Document::Index(Vec::deserialize(&value["manifests"])?)),
         (false, true) => {
-            let manifest = Manifest::deserialize(&value)?;
+            let mut manifest = Manifest::deserialize(&value)?;
             let kind = value.get("artifactType").and_then(Value::as_str).unwrap_or(&manifest.config.media_type);
+            let kind = kind.chars().take(100).collect::<String>();
             match manifest.config.media_type.as_str() {
-                "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json" | "" => {
-                    Ok(Document::Manifest(manifest))
-                }
+                "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json" | "" => {}
                 // written by some builders, and an image config all the same
-                "application/octet-stream" => Ok(Document::Manifest(manifest)),
-                _ => Err(ManifestError::Artifact(kind.chars().take(100).collect())),
+                "application/octet-stream" => {}
+                _ => manifest.artifact = Some(kind),
             }
+            Ok(Document::Manifest(manifest))
         }
         (false, false) => Err(ManifestError::Unknown),
     }
@@ -140,6 +156,13 @@ pub(crate) struct Config {
     pub created: Option<String>,
     pub diff_ids: Vec<Digest>,
     pub config: ImageConfig,
+}
+
+impl Config {
+    /// For an artifact, which has none.
+    pub(crate) fn of_files(files: Vec<Digest>) -> Config {
+        Config { platform: Platform::default(), created: None, diff_ids: files, config: ImageConfig::default() }
+    }
 }
 
 /// Parses a config blob. Docker writes `null` where it means nothing.
@@ -244,10 +267,12 @@ mod tests {
         assert!(matches!(parse(serde_json::json!({ "schemaVersion": 1 })), Err(ManifestError::Schema1)));
         assert!(matches!(parse(serde_json::json!({ "manifests": [], "layers": [] })), Err(ManifestError::Ambiguous)));
         assert!(matches!(parse(serde_json::json!({})), Err(ManifestError::Unknown)));
-        assert!(matches!(
-            parse(serde_json::json!({ "config": config, "layers": [] })),
-            Err(ManifestError::Artifact(_))
-        ));
+        match parse(serde_json::json!({ "config": config, "layers": [], "annotations": null })) {
+            Ok(Document::Manifest(chart)) => {
+                assert_eq!(chart.artifact.as_deref(), Some("application/vnd.cncf.helm.config.v1+json"));
+            }
+            other => panic!("{other:?}"),
+        }
         assert!(matches!(parse(serde_json::json!({ "config": {}, "layers": [] })), Err(ManifestError::Json(_))));
     }
 

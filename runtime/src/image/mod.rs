@@ -4,6 +4,7 @@
 //! `content` and `snapshot` modules keep what came, and `store` records which image is what.
 
 pub mod admin;
+mod artifact;
 mod auth_file;
 mod config;
 mod credentials;
@@ -250,4 +251,12 @@ pub(crate) fn fuzz_registries(text: &str, path: &std::path::Path) {
 #[cfg(feature = "fuzzing")]
 pub(crate) fn fuzz_openpgp(bytes: &[u8]) {
     trust::fuzz_openpgp(bytes);
+}
+
+/// Parses what the node and its registries say about credentials and signatures.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_settings(text: &str) {
+    auth_file::fuzz(text);
+    registry::fuzz_challenge(text);
+    trust::fuzz_policy(text);
 }

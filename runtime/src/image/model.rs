@@ -10,7 +10,7 @@ use crate::content::Digest;
 /// An image on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// `sha256:<digest of the config>`; the one identity used everywhere.
+    /// `sha256:<digest of the config>`, of an artifact that of the manifest; the one identity used everywhere.
     pub id: String,
     /// `name:tag`, fully qualified; empty for an image that was pulled by digest only.
     pub tags: Vec<String>,
@@ -26,6 +26,8 @@ pub struct Image {
     pub created: Option<String>,
     /// `os/architecture[/variant]`.
     pub platform: String,
+    /// What kind of artifact this is: something other than a container image, files to be mounted and not to be run.
+    pub artifact: Option<String>,
 }
 
 /// Defaults for containers of an image.

@@ -20,13 +20,15 @@ use super::progress::{self, Progress, Running};
 use super::reference::Reference;
 use super::registry::{Registry, Session};
 use super::store::{ImageRecord, Store};
-use super::{blocking, delete, trust};
+use super::{artifact, blocking, delete, trust};
 use crate::content::{Digest, Memory, Staged};
 use crate::snapshot::chain_ids;
 
 /// Layers of one image at a time: more do not help a disk, fewer do not fill a network.
 const LAYERS_PER_PULL: usize = 3;
 const MAX_CONFIG: u64 = 8 << 20;
+/// An index may hold an index; deeper nobody goes.
+const MAX_DEPTH: usize = 4;
 
 /// What all pulls share.
 #[derive(Debug)]
@@ -76,21 +78,33 @@ impl Puller {
         reference: Reference,
         credentials: Option<Credentials>,
     ) -> Result<Arc<Image>, ImageError> {
+        match self.attempt(&reference, credentials.as_ref()).await {
+            // its documents were here at first, and went with an image that was removed meanwhile
+            Err(ImageError::NotHere { .. }) => self.attempt(&reference, credentials.as_ref()).await,
+            other => other,
+        }
+    }
+
+    async fn attempt(
+        self: &Arc<Self>,
+        reference: &Reference,
+        credentials: Option<&Credentials>,
+    ) -> Result<Arc<Image>, ImageError> {
         let started = std::time::Instant::now();
         let progress = self.running.start(reference.to_string());
-        let mut session = self.registry.session(&self.config, &reference, credentials.as_ref()).await?;
-        let described = self.describe(&mut session, &reference).await?;
+        let mut session = self.registry.session(&self.config, reference, credentials).await?;
+        let described = self.describe(&mut session, reference).await?;
         let chain = chain_ids(&described.config.diff_ids);
         // before looking which are here: a removal at the same moment must not take them away
         let _pin = self.store.snapshots.pin(&chain);
         let incomplete = chain.iter().any(|id| !self.store.snapshots.contains(*id));
         if incomplete {
-            let fetching = self.fetch_layers(&session, &reference, &described, &chain, &progress);
+            let fetching = self.fetch_layers(&session, reference, &described, &chain, &progress);
             let fetched = told_of(fetching, &progress).await;
             self.forget_locks();
             fetched?;
         }
-        let image = self.record(&reference, described, chain, incomplete).await?;
+        let image = self.record(reference, described, chain, incomplete).await?;
         log::info!(reference:% = reference, image = image.id.as_str(), elapsed:? = started.elapsed(); "image pulled");
         Ok(image)
     }
@@ -102,36 +116,44 @@ impl Puller {
         };
         let top = session.resolve().await?;
         let mut blobs = vec![(top.digest, top.bytes)];
-        let document = manifest::parse(&blobs[0].1).map_err(unusable("manifest", top.digest))?;
-        let (manifest, manifest_digest) = match document {
-            Document::Manifest(manifest) => (manifest, top.digest),
-            Document::Index(offered) => {
-                let chosen = manifest::choose(&offered, &self.platform)
-                    .ok_or_else(|| self.no_platform(reference, manifest::offered(&offered)))?;
-                let digest = chosen.digest;
-                let bytes = match self.kept(digest).await? {
-                    Some(bytes) => bytes,
-                    None => session.manifest(digest).await?.bytes,
-                };
-                let parsed = manifest::parse(&bytes).map_err(unusable("manifest", digest))?;
-                blobs.push((digest, bytes));
-                match parsed {
-                    Document::Manifest(manifest) => (manifest, digest),
-                    Document::Index(_) => return Err(unusable("manifest", digest)(ManifestError::Unknown)),
+        let mut document = manifest::parse(&blobs[0].1).map_err(unusable("manifest", top.digest))?;
+        let mut manifest_digest = top.digest;
+        let manifest = loop {
+            let offered = match document {
+                Document::Manifest(manifest) => break manifest,
+                Document::Index(_) if blobs.len() >= MAX_DEPTH => {
+                    return Err(unusable("manifest", manifest_digest)(ManifestError::Nested));
                 }
-            }
+                Document::Index(offered) => offered,
+            };
+            let chosen = manifest::choose(&offered, &self.platform)
+                .ok_or_else(|| self.no_platform(reference, manifest::offered(&offered)))?;
+            manifest_digest = chosen.digest;
+            let bytes = match self.kept(manifest_digest).await? {
+                Some(bytes) => bytes,
+                None => session.manifest(manifest_digest).await?.bytes,
+            };
+            document = manifest::parse(&bytes).map_err(unusable("manifest", manifest_digest))?;
+            blobs.push((manifest_digest, bytes));
         };
         self.enforce(session, reference, &[top.digest, manifest_digest]).await?;
-        let id = manifest.config.digest;
-        if manifest.config.size > MAX_CONFIG {
-            return Err(unusable("config", id)(ManifestError::Size));
-        }
-        let bytes = match self.kept(id).await? {
-            Some(bytes) => bytes,
-            None => session.small_blob(id, manifest.config.size).await?,
+        let (id, config) = if manifest.artifact.is_some() {
+            // what it calls its config is often the same two bytes for all of them, and nothing for us
+            let files = artifact::identities(&manifest).map_err(unusable("manifest", manifest_digest))?;
+            (manifest_digest, Config::of_files(files))
+        } else {
+            let id = manifest.config.digest;
+            if manifest.config.size > MAX_CONFIG {
+                return Err(unusable("config", id)(ManifestError::Size));
+            }
+            let bytes = match self.kept(id).await? {
+                Some(bytes) => bytes,
+                None => session.small_blob(id, manifest.config.size).await?,
+            };
+            let config = manifest::parse_config(&bytes).map_err(unusable("config", id))?;
+            blobs.push((id, bytes));
+            (id, config)
         };
-        let config = manifest::parse_config(&bytes).map_err(unusable("config", id))?;
-        blobs.push((id, bytes));
         self.check(reference, &manifest, manifest_digest, &config)?;
         let names = blobs.iter().map(|(digest, _)| *digest).collect();
         let staged = self.stage(reference, blobs).await?;
@@ -183,6 +205,8 @@ impl Puller {
             ManifestError::TooManyLayers(layers)
         } else if total_size(manifest).is_none() {
             ManifestError::Size
+        } else if manifest.artifact.is_some() {
+            return Ok(());
         } else {
             let odd = manifest.layers.iter().find(|layer| !manifest::is_layer(&layer.media_type));
             let Some(layer) = odd else { return Ok(()) };
@@ -232,6 +256,7 @@ impl Puller {
                 reference: reference.to_string(),
                 descriptor: descriptor.clone(),
                 diff_id: described.config.diff_ids[at],
+                is_file: described.manifest.artifact.is_some(),
                 chain: chain[..=at].to_vec(),
                 progress: progress.clone(),
                 expected: missing[at],
@@ -268,6 +293,7 @@ impl Puller {
         record.platform = described.config.platform.to_string();
         record.created = described.config.created;
         record.config = described.config.config;
+        record.artifact = described.manifest.artifact;
         let mut names = vec![reference.with_digest(described.digest)];
         // beside a digest, a tag was not looked at
         if reference.digest().is_none() {

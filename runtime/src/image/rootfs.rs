@@ -15,6 +15,7 @@ use super::error::ImageError;
 use super::model::Rootfs;
 use super::store::Store;
 use crate::content::{Digest, disk};
+use crate::snapshot::hides_all_below;
 
 const VERSION: u32 = 1;
 const MAX_CONTAINER_ID: usize = 128;
@@ -111,7 +112,15 @@ impl Store {
 
     fn rootfs(&self, container: &str, chain: &[Digest]) -> Rootfs {
         let container_dir = directory(&self.root).join(container);
-        let mut lower: Vec<PathBuf> = chain.iter().rev().map(|id| self.snapshots.path(*id)).collect();
+        let mut lower = Vec::with_capacity(chain.len());
+        for id in chain.iter().rev() {
+            let layer = self.snapshots.path(*id);
+            let last = hides_all_below(&layer);
+            lower.push(layer);
+            if last {
+                break;
+            }
+        }
         if lower.is_empty() {
             // overlayfs wants at least one
             lower.push(self.empty_layer());

@@ -40,6 +40,8 @@ pub(crate) struct ImageRecord {
     pub platform: String,
     pub created: Option<String>,
     pub config: ImageConfig,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<String>,
 }
 
 /// `name:tag` or `name@digest`, and when it was given to the image, counted over all images.
@@ -61,6 +63,7 @@ impl ImageRecord {
             platform: String::new(),
             created: None,
             config: ImageConfig::default(),
+            artifact: None,
         }
     }
 
@@ -78,6 +81,7 @@ impl ImageRecord {
             chain_ids: self.chain_ids.clone(),
             created: self.created.clone(),
             platform: self.platform.clone(),
+            artifact: self.artifact.clone(),
         }
     }
 }
@@ -215,6 +219,10 @@ impl Store {
         let mut generation = self.writer();
         for blob in staged {
             self.content.commit(blob).map_err(|source| ImageError::Content { reference: names.join(", "), source })?;
+        }
+        // those that were here before may have gone with an image that was removed meanwhile
+        if record.blobs.iter().any(|blob| !self.content.path(*blob).exists()) {
+            return Err(ImageError::NotHere { image: record.id.to_string() });
         }
         if let Some(existing) = self.record(record.id) {
             record.names = existing.names;

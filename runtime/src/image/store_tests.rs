@@ -198,3 +198,14 @@ fn a_store_that_another_has_is_waited_for_as_long_as_told() {
     });
     assert!(Store::open(dir.path(), Duration::from_secs(60)).is_ok());
 }
+
+#[test]
+fn a_record_never_names_a_document_that_is_gone() {
+    let fixture = Fixture::new();
+    let mut record = ImageRecord::new(Digest::of(b"image"));
+    record.blobs = vec![record.id];
+    // as if it had been here when the pull looked
+    let error = fixture.store.add(record, Vec::new(), &["x.example/app:v1".to_owned()]).unwrap_err();
+    assert!(matches!(error, ImageError::NotHere { .. }), "{error}");
+    assert_eq!(fixture.store.list(), Vec::<Arc<Image>>::new());
+}

@@ -1,8 +1,9 @@
 //! Owner, mode, times and extended attributes.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -100,6 +101,12 @@ pub(super) fn set_opaque(path: &Path) -> Result<(), SnapshotError> {
     let c_path = CString::new(path.as_os_str().as_bytes())
         .map_err(|error| SnapshotError::disk("mark as opaque", path)(error.into()))?;
     sys::lsetxattr(&c_path, OPAQUE, b"y").map_err(SnapshotError::disk("mark as opaque", path))
+}
+
+/// Whether a layer hides everything below it. overlayfs itself does not look for that at the roots of layers.
+pub(crate) fn hides_all_below(layer: &Path) -> bool {
+    let opaque = File::open(layer).and_then(|directory| sys::fgetxattr(directory.as_fd(), OPAQUE));
+    opaque.is_ok_and(|value| value.as_deref() == Some(b"y"))
 }
 
 /// Which extended attributes an image may set. `trusted.overlay.*` and `user.overlay.*` would steer our own mount,

@@ -9,6 +9,8 @@ mod archive;
 mod attributes;
 mod error;
 mod frames;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod pipeline;
 mod recipe;
 mod settle;
@@ -23,8 +25,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 pub use archive::ArchiveError;
+pub(crate) use attributes::hides_all_below;
 pub use error::SnapshotError;
-pub(crate) use pipeline::{Built, Feed, LayerLimits, Workers};
+pub(crate) use pipeline::{Around, Built, Feed, Form, LayerLimits, Workers};
 pub(crate) use store::Settled;
 pub use store::{LayerRecord, Snapshots, chain_ids};
 
@@ -44,31 +47,4 @@ pub(crate) fn measure(directory: &Path) -> (u64, u64) {
         }
     }
     (bytes, inodes)
-}
-
-/// Reads a whole archive from memory.
-#[cfg(feature = "fuzzing")]
-pub(crate) fn fuzz_archive(bytes: &[u8]) {
-    let mut archive = archive::Archive::new(bytes);
-    let mut total = 0;
-    while let Ok(Some(entry)) = archive.next_entry() {
-        // the path either is refused or stays inside
-        if let Ok(parts) = tree::components(&entry.path) {
-            assert!(!parts.contains(&&b".."[..]), "{:?}", entry.path);
-        }
-        while let Ok(data) = archive.data() {
-            let length = data.len();
-            if length == 0 {
-                break;
-            }
-            total += length;
-            archive.consume(length);
-        }
-        assert!(total <= bytes.len(), "{total} bytes of data in an archive of {}", bytes.len());
-        if let archive::Kind::File { size, extents: Some(extents) } = &entry.kind {
-            for extent in extents {
-                assert!(extent.offset.checked_add(extent.length).is_some_and(|end| end <= *size), "{entry:?}");
-            }
-        }
-    }
 }

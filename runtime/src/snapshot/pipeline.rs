@@ -54,6 +54,22 @@ pub(crate) struct Workers {
     pub built: JoinHandle<Result<Built, SnapshotError>>,
 }
 
+/// What a blob is.
+#[derive(Debug)]
+pub(crate) enum Form {
+    /// An archive, compressed or not, that has to be the expected one.
+    Archive,
+    /// A file's content as it is. Its bytes are verified by whoever feeds them.
+    File(Around),
+}
+
+/// What makes an archive of a file.
+#[derive(Debug)]
+pub(crate) struct Around {
+    pub head: Vec<u8>,
+    pub tail: Vec<u8>,
+}
+
 /// Limits for one layer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LayerLimits {
@@ -87,6 +103,7 @@ impl Snapshots {
     pub(crate) fn start(
         &self,
         diff_id: Digest,
+        form: Form,
         limits: LayerLimits,
         memory: LayerMemory,
         keeper: Option<Keeper>,
@@ -94,10 +111,14 @@ impl Snapshots {
         let (feed, incoming) = mpsc::channel(PIECES);
         let (full, filled) = sync_channel(PIECES);
         let LayerMemory { compressed, uncompressed, windows } = memory;
-        tokio::task::spawn_blocking(move || decompress(incoming, keeper, full, &uncompressed, windows));
+        let expected = matches!(form, Form::Archive).then_some(diff_id);
+        tokio::task::spawn_blocking(move || decompress(incoming, form, keeper, full, &uncompressed, windows));
         let directory = disk::unique(self.temporary());
         let syncing = self.syncing.clone();
-        let built = tokio::task::spawn_blocking(move || build(directory, filled, diff_id, limits, syncing));
+        let built = tokio::task::spawn_blocking(move || {
+            let (unpacked, directory, since) = build(directory, filled, expected, limits, syncing)?;
+            Ok(Built { unpacked, diff_id, directory, since })
+        });
         Workers { buffers: compressed, feed, built }
     }
 }
@@ -106,10 +127,10 @@ impl Snapshots {
 fn build(
     directory: PathBuf,
     filled: Receiver<io::Result<Piece>>,
-    diff_id: Digest,
+    expected: Option<Digest>,
     limits: LayerLimits,
     syncing: Arc<GroupSync>,
-) -> Result<Built, SnapshotError> {
+) -> Result<(Unpacked, Temporary, Since), SnapshotError> {
     let directory = Temporary(directory);
     let since = syncing.begin();
     let root = directory.0.join("fs");
@@ -136,12 +157,11 @@ fn build(
     unpacked.bytes += recipe.finish(&directory.0)?.div_ceil(4096) * 4096;
     unpacked.inodes += 1;
     log::trace!(bytes = input.total; "layer unpacked");
-    match input.digest {
-        Some(actual) if actual == diff_id => {}
-        Some(actual) => return Err(SnapshotError::DiffId { expected: diff_id, actual }),
-        None => return Err(SnapshotError::Stopped),
+    match (input.digest, expected) {
+        (Some(actual), Some(expected)) if actual != expected => Err(SnapshotError::DiffId { expected, actual }),
+        (Some(_), _) => Ok((unpacked, directory, since)),
+        (None, _) => Err(SnapshotError::Stopped),
     }
-    Ok(Built { unpacked, diff_id, directory, since })
 }
 
 fn unpack_into(
@@ -192,6 +212,7 @@ impl Output {
 /// First thread: finds out how the layer is compressed, from its first bytes because media types are often wrong.
 fn decompress(
     incoming: mpsc::Receiver<Feed>,
+    form: Form,
     keeper: Option<Keeper>,
     full: SyncSender<io::Result<Piece>>,
     buffers: &Lease,
@@ -200,6 +221,7 @@ fn decompress(
     let mut input = Downloaded { incoming, keeper, position: 0, current: Bytes::new(), ended: false };
     let mut output = Output { full, hasher: Sha256::new() };
     let result = match input.magic() {
+        Ok(_) if let Form::File(around) = form => wrap(&mut input, &mut output, around),
         Ok([0x1f, 0x8b, ..]) => pump(&mut MultiGzDecoder::new(&mut input), &mut output, buffers),
         Ok(magic) if is_zstd(magic) => pump(&mut Frames::new(&mut input, windows), &mut output, buffers),
         Ok(_) => forward(&mut input, &mut output),
@@ -231,6 +253,14 @@ fn pump(decoder: &mut dyn Read, output: &mut Output, buffers: &Lease) -> io::Res
             return Ok(());
         }
     }
+}
+
+fn wrap(input: &mut Downloaded, output: &mut Output, around: Around) -> io::Result<()> {
+    if output.send(around.head.into()) {
+        forward(input, output)?;
+        output.send(around.tail.into());
+    }
+    Ok(())
 }
 
 fn forward(input: &mut Downloaded, output: &mut Output) -> io::Result<()> {

@@ -33,7 +33,7 @@ pub(super) fn settle(root: &Path, unpacked: Unpacked, parents: &[Arc<File>]) -> 
         }
         Ok(())
     })?;
-    implied.for_each(|path, _| adopt(root, &own, path, parents))?;
+    implied.for_each(|path, new| adopt(root, &own, path, if new.is_empty() { parents } else { &[] }))?;
     times.for_each(|path, time| {
         let place = root.join(std::ffi::OsStr::from_bytes(path));
         match open_plain(&own, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
@@ -111,7 +111,13 @@ fn link(
         }
     }
     for parent in parents {
-        let Ok((from, target_name)) = split(parent, target) else { continue };
+        let (from, target_name) = match split(parent, target) {
+            Ok(found) => found,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
+            // removed or replaced here: whatever is further down is not visible
+            Err(error) if gone(&error) => break,
+            Err(error) => return Err(SnapshotError::disk("open the lower layer's", &place)(error)),
+        };
         let there = match fstatat(&from.fd, target_name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(there) => there,
             Err(Errno::ENOENT) => continue,

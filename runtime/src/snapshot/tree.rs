@@ -14,10 +14,11 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
+use nix::sys::stat::{Mode, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::SnapshotError;
+use super::{SnapshotError, attributes};
 
 /// Open directories that are kept; archives list a directory's entries together.
 const CACHE: usize = 256;
@@ -85,25 +86,30 @@ impl Tree {
         Ok(Tree { root, path: path.to_owned(), cache: HashMap::new(), have_openat2 })
     }
 
-    /// The directory that components name; those that are missing are made and reported to `made`.
+    /// The directory that components name; those that are missing are made and reported to `made`. `None` when the
+    /// layer itself removes one of them and `wanted` is false: then there is no reason to bring it back.
     pub(super) fn directory(
         &mut self,
         components: &[&[u8]],
-        made: &mut dyn FnMut(&[u8]) -> Result<(), SnapshotError>,
-    ) -> Result<Rc<Dir>, SnapshotError> {
+        wanted: bool,
+        made: &mut Report<'_>,
+    ) -> Result<Option<Rc<Dir>>, SnapshotError> {
         if components.is_empty() {
-            return Ok(self.root.clone());
+            return Ok(Some(self.root.clone()));
         }
         let key = components.join(&b'/');
         if let Some(dir) = self.cache.get(&key) {
-            return Ok(dir.clone());
+            return Ok(Some(dir.clone()));
         }
         let dir = match self.beneath(&key) {
             Some(fd) => Rc::new(Dir { fd, path: key.clone() }),
-            None => self.walk(components, Missing::Make(made))?,
+            None => match self.walk(components, Missing::Make { made, wanted })? {
+                Some(dir) => dir,
+                None => return Ok(None),
+            },
         };
         self.remember(key, dir.clone());
-        Ok(dir)
+        Ok(Some(dir))
     }
 
     /// A directory that exists, symlinks resolved inside the layer.
@@ -114,7 +120,7 @@ impl Tree {
         }
         match self.beneath(&key) {
             Some(fd) => Ok(Rc::new(Dir { fd, path: key })),
-            None => self.walk(components, Missing::Refuse),
+            None => self.walk(components, Missing::Refuse)?.ok_or_else(|| SnapshotError::Missing { path: show(&key) }),
         }
     }
 
@@ -152,7 +158,7 @@ impl Tree {
         }
     }
 
-    fn walk(&self, components: &[&[u8]], mut missing: Missing<'_>) -> Result<Rc<Dir>, SnapshotError> {
+    fn walk(&self, components: &[&[u8]], mut missing: Missing<'_>) -> Result<Option<Rc<Dir>>, SnapshotError> {
         let whole = || show(&components.join(&b'/'));
         let mut todo: VecDeque<Vec<u8>> = components.iter().map(|part| part.to_vec()).collect();
         let mut stack = vec![self.root.clone()];
@@ -174,12 +180,21 @@ impl Tree {
             match open_directory(&here.fd, &name) {
                 Ok(fd) => stack.push(Rc::new(Dir { fd, path: join(&here.path, &name) })),
                 Err(Errno::ENOENT) => {
-                    let Missing::Make(made) = &mut missing else {
+                    let Missing::Make { made, .. } = &mut missing else {
                         return Err(SnapshotError::Missing { path: whole() });
                     };
                     mkdirat(&here.fd, name.as_slice(), Mode::from_bits_truncate(0o755)).map_err(at)?;
                     let path = join(&here.path, &name);
-                    made(&path)?;
+                    made(&path, Made::New)?;
+                    stack.push(Rc::new(Dir { fd: open_directory(&here.fd, &name).map_err(at)?, path }));
+                }
+                Err(Errno::ENOTDIR) if is_whiteout(&here.fd, &name) => {
+                    let Missing::Make { made, wanted: true } = &mut missing else { return Ok(None) };
+                    unlinkat(&here.fd, name.as_slice(), UnlinkatFlags::NoRemoveDir).map_err(at)?;
+                    mkdirat(&here.fd, name.as_slice(), Mode::from_bits_truncate(0o755)).map_err(at)?;
+                    attributes::set_opaque(&self.path_of(&here, &name))?;
+                    let path = join(&here.path, &name);
+                    made(&path, Made::InPlaceOfWhiteout)?;
                     stack.push(Rc::new(Dir { fd: open_directory(&here.fd, &name).map_err(at)?, path }));
                 }
                 Err(Errno::ENOTDIR | Errno::ELOOP) => {
@@ -204,13 +219,31 @@ impl Tree {
                 Err(error) => return Err(at(error)),
             }
         }
-        stack.pop().ok_or_else(|| SnapshotError::Missing { path: whole() })
+        Ok(stack.pop())
     }
+}
+
+/// How a directory came about that no entry describes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Made {
+    /// It may be in a layer below, too.
+    New,
+    /// The layer removes what is below before it puts something in.
+    InPlaceOfWhiteout,
+}
+
+/// Hears of a directory that was made, by its place below the layer's root.
+pub(super) type Report<'a> = dyn FnMut(&[u8], Made) -> Result<(), SnapshotError> + 'a;
+
+/// Whether overlayfs takes what is there for a name that was removed.
+pub(super) fn is_whiteout(dir: &OwnedFd, name: &[u8]) -> bool {
+    fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+        .is_ok_and(|there| there.st_mode & libc::S_IFMT == libc::S_IFCHR && there.st_rdev == 0)
 }
 
 /// What to do about directories that are not there.
 enum Missing<'a> {
-    Make(&'a mut dyn FnMut(&[u8]) -> Result<(), SnapshotError>),
+    Make { made: &'a mut Report<'a>, wanted: bool },
     Refuse,
 }
 
@@ -261,7 +294,7 @@ mod tests {
 
     fn find(tree: &mut Tree, path: &str) -> Result<String, SnapshotError> {
         let parts = components(path.as_bytes())?;
-        let dir = tree.directory(&parts, &mut |_| Ok(()))?;
+        let dir = tree.directory(&parts, true, &mut |_, _| Ok(()))?.unwrap();
         Ok(String::from_utf8(dir.path.clone()).unwrap())
     }
 
@@ -297,7 +330,8 @@ mod tests {
         symlink("a/b", dir.path().join("link")).unwrap();
         let mut tree = Tree::open(dir.path()).unwrap();
         let mut made = Vec::new();
-        tree.directory(&[b"link", b"c"], &mut |path| {
+        tree.directory(&[b"link", b"c"], true, &mut |path, how| {
+            assert_eq!(how, Made::New);
             made.push(String::from_utf8(path.to_vec()).unwrap());
             Ok(())
         })

@@ -20,7 +20,7 @@ use super::archive::{Archive, Entry, Extent, Kind};
 use super::attributes::{self, Attributes};
 use super::recipe::Recipe;
 use super::spool::Spool;
-use super::tree::{Components, Dir, Tree, components, join, show};
+use super::tree::{Components, Dir, Made, Tree, components, is_whiteout, join, show};
 use super::{SnapshotError, measure};
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -33,7 +33,8 @@ const FS_BLOCK: u64 = 4096;
 /// A layer on disk, not yet adjusted to the layers below.
 #[derive(Debug)]
 pub(super) struct Unpacked {
-    /// Directories that had to be made although no entry describes them.
+    /// Directories that had to be made although no entry describes them, and something behind those that have nothing
+    /// to do with what is below.
     pub implied: Spool,
     /// Hard links whose target is not in this layer: target, own path.
     pub links: Spool,
@@ -50,8 +51,11 @@ impl Unpacked {
         Unpacked { implied: spool(), links: spool(), times: spool(), bytes: 0, inodes: 0 }
     }
 
-    fn implied(&mut self, path: &[u8]) -> Result<(), SnapshotError> {
-        self.implied.push(path, b"")?;
+    fn implied(&mut self, path: &[u8], how: Made) -> Result<(), SnapshotError> {
+        self.implied.push(path, if how == Made::New { b"" } else { b"new" })?;
+        if how == Made::InPlaceOfWhiteout {
+            self.inodes = self.inodes.saturating_sub(1);
+        }
         self.count(FS_BLOCK);
         Ok(())
     }
@@ -106,8 +110,10 @@ impl Unpacker {
         let Some((name, parents)) = parts.split_last() else {
             return self.root(entry);
         };
-        let dir = self.parent(parents)?;
-        if name.starts_with(WHITEOUT) {
+        let removes = name.starts_with(WHITEOUT);
+        // some builders remove a directory and what is in it as well
+        let Some(dir) = self.parent(parents, !removes)? else { return Ok(()) };
+        if removes {
             return self.whiteout(&dir, name, entry);
         }
         let at = |action: &'static str, tree: &Tree| {
@@ -133,9 +139,9 @@ impl Unpacker {
         attributes::set_by_name(&dir, name, &self.tree.path_of(&dir, name), &Attributes::of(entry))
     }
 
-    fn parent(&mut self, parents: &[&[u8]]) -> Result<Rc<Dir>, SnapshotError> {
+    fn parent(&mut self, parents: &[&[u8]], wanted: bool) -> Result<Option<Rc<Dir>>, SnapshotError> {
         let result = &mut self.result;
-        self.tree.directory(parents, &mut |made| result.implied(made))
+        self.tree.directory(parents, wanted, &mut |made, how| result.implied(made, how))
     }
 
     fn root(&mut self, entry: &Entry) -> Result<(), SnapshotError> {
@@ -253,7 +259,7 @@ impl Unpacker {
                 let there = fstatat(&from.fd, *target_name, AtFlags::AT_SYMLINK_NOFOLLOW);
                 match there {
                     // its own whiteout hides the target, so there is nothing to link to
-                    Ok(there) if there.st_mode & libc::S_IFMT == libc::S_IFCHR && there.st_rdev == 0 => {
+                    Ok(_) if is_whiteout(&from.fd, target_name) => {
                         return Err(SnapshotError::Missing { path: show(target) });
                     }
                     Ok(_) => self.create(dir, name, || linkat(&from.fd, *target_name, &dir.fd, name, AtFlags::empty())),

@@ -47,3 +47,28 @@ pub fn upper() -> Vec<u8> {
     run("sh", &["-c", script, "sh", dir.path().to_str().unwrap()]);
     run("tar", &["--format=gnu", "--sort=name", "--numeric-owner", "-cf", "-", "-C", dir.path().to_str().unwrap(), "."])
 }
+
+/// Capabilities as the kernel stores them: revision 2, effective, CAP_NET_RAW permitted.
+pub const NET_RAW: &[u8] = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
+/// A program with capabilities that belongs to somebody, and attributes of users on a file and a directory.
+pub fn attributed() -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let entries: [(tar::EntryType, &str, &str, &[u8]); 3] = [
+        (tar::EntryType::Regular, "bin/ping", "SCHILY.xattr.security.capability", NET_RAW),
+        (tar::EntryType::Regular, "etc/noted", "SCHILY.xattr.user.note", b"of a file\0\n="),
+        (tar::EntryType::Directory, "srv/", "SCHILY.xattr.user.note", b"of a directory"),
+    ];
+    for (kind, path, name, value) in entries {
+        builder.append_pax_extensions([(name, value)]).unwrap();
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        header.set_uid(1000);
+        header.set_gid(1000);
+        header.set_mtime(1_000_000_000);
+        header.set_size(0);
+        builder.append_data(&mut header, path, &[][..]).unwrap();
+    }
+    builder.into_inner().unwrap()
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use nodeagent_cri_api::*;
-use nodeagent_tests::image::Image as TestImage;
+use nodeagent_tests::image::{Image as TestImage, push_artifact};
 use tonic::Code;
 
 use crate::containers::{pod, run};
@@ -16,6 +16,7 @@ pub fn add(suite: &mut Suite) {
     suite.add("image volume: a sub-path shows only that, and stays inside the image", sub_path);
     suite.add("image volume: status says which image it is, and the image cannot be removed meanwhile", held);
     suite.add("image volume: what cannot be is refused in words that kubelet knows", refusals);
+    suite.add("image volume: an artifact shows its blobs as files", artifact);
     suite.add_own("image volume: it is held across a restart of the daemon too", restarted);
 }
 
@@ -103,6 +104,22 @@ async fn refusals(node: Shared) -> Result<()> {
         ensure!(status.message().starts_with("ImageVolumeMountFailed: "), "{status}");
         ensure!(status.message().contains(expected), "{expected}: {status}");
     }
+    Ok(())
+}
+
+async fn artifact(node: Shared) -> Result<()> {
+    let (pod, config, image) = pod(&node, "artifact").await?;
+    let registry = node.world.open()?;
+    let files: [(&str, &[u8]); 2] = [("model/weights", b"weights\n"), ("card.md", b"card\n")];
+    let digest = push_artifact(&registry, "model", "1", &files)?;
+    let artifact = node.pull(&registry.reference("model:1")).await?;
+    ensure!(artifact == digest, "{artifact} is not {digest}");
+    let listed = node.image_status(&registry.reference("model:1")).await?.context("not known by its tag")?;
+    ensure!(listed.id == artifact && listed.size > 0, "{listed:?}");
+    let mut wanted = script("c", &image, "cat /vol/model/weights /one; ls /vol");
+    wanted.mounts = vec![volume(&artifact, "/vol", ""), volume(&artifact, "/one", "card.md")];
+    let (_, text) = run(&node, &pod, &config, &wanted).await?;
+    ensure!(text == "weights\ncard\ncard.md\nmodel\n", "{text}");
     Ok(())
 }
 

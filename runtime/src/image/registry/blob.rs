@@ -219,7 +219,8 @@ impl Blob {
         let response = self.whole.session.request(&self.whole.place, &path, None, from).await?;
         self.connected = (Instant::now(), self.pace.waited, self.position);
         let start = match response.status() {
-            StatusCode::PARTIAL_CONTENT => starts_at(&response).unwrap_or(0),
+            // one that does not say what it sends sends what it was asked for
+            StatusCode::PARTIAL_CONTENT => starts_at(&response).unwrap_or(self.position),
             _ => 0,
         };
         // a server that ignores the range sends the whole blob again: read up to where we were

@@ -1,7 +1,7 @@
 //! `registries.conf` version 2 and its drop-ins, as podman, buildah and CRI-O read them.
 //!
 //! A `[[registry]]` in a later file replaces one with the same prefix in an earlier one, and so do aliases and the
-//! search list. Credential helpers are found through `auth.json`.
+//! search list and the list of credential helpers.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
@@ -55,6 +55,8 @@ pub(crate) struct Conf {
     pub enforcing: bool,
     /// Short names and what they stand for.
     pub aliases: BTreeMap<String, String>,
+    /// Who is asked for credentials, in this order; `None` when nobody says.
+    pub credential_helpers: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -68,6 +70,8 @@ struct File {
     short_name_mode: Option<String>,
     #[serde(default)]
     aliases: BTreeMap<String, String>,
+    #[serde(default)]
+    credential_helpers: Option<Vec<String>>,
     /// Version 1 had `[registries.search]` and the like.
     #[serde(default)]
     registries: Option<toml::Value>,
@@ -170,6 +174,9 @@ impl Conf {
         }
         if let Some(search) = file.unqualified_search_registries {
             self.search = Some(search);
+        }
+        if let Some(helpers) = file.credential_helpers {
+            self.credential_helpers = Some(helpers);
         }
         for (name, target) in file.aliases {
             // an empty one takes back what an earlier file said
@@ -274,13 +281,14 @@ mod tests {
         std::fs::write(&main, "[aliases]\n'a'='x.example/a'\n'b'='x.example/b'\n'c'='x.example/c'\n").unwrap();
         std::fs::write(
             dir.path().join("registries.conf.d/1.conf"),
-            "unqualified-search-registries=[]\nshort-name-mode='permissive'\n[aliases]\n'b'=''\n'c'='y.example/c'\n",
+            "unqualified-search-registries=[]\nshort-name-mode='permissive'\ncredential-helpers=['a']\n[aliases]\n'b'=''\n'c'='y.example/c'\n",
         )
         .unwrap();
         let conf = load(&main).unwrap();
         let alias = |name: &str| conf.aliases.get(name).map(String::as_str);
         assert_eq!((alias("a"), alias("b"), alias("c")), (Some("x.example/a"), None, Some("y.example/c")));
         assert_eq!((conf.search.as_deref(), conf.enforcing), (Some(&[][..]), false));
+        assert_eq!(conf.credential_helpers, Some(vec!["a".to_owned()]));
         let error = parse("short-name-mode = 'strict'", Path::new("/x")).unwrap_err().to_string();
         assert!(error.contains("enforcing, permissive or disabled"), "{error}");
     }

@@ -53,11 +53,23 @@ impl Endpoint {
     }
 }
 
-/// The places where a reference is looked for, in order, by all the configuration there is. Reads files.
-pub(crate) fn resolve(reference: &Reference, config: &ImagesConfig) -> Result<Vec<Endpoint>, RegistryError> {
+/// What the configuration says about a reference.
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    /// The places where it is looked for, in order.
+    pub endpoints: Vec<Endpoint>,
+    /// Who is asked for credentials; `None` is the files alone.
+    pub credential_helpers: Option<Vec<String>>,
+}
+
+/// What all the configuration there is says about a reference. Reads files.
+pub(crate) fn resolve(reference: &Reference, config: &ImagesConfig) -> Result<Resolved, RegistryError> {
     let mut registries = config.registries.clone();
+    let mut credential_helpers = None;
     if let Some(path) = &config.registries_conf {
-        let theirs = conf::load(path)?.registries;
+        let conf = conf::load(path)?;
+        credential_helpers = conf.credential_helpers;
+        let theirs = conf.registries;
         registries
             .extend(theirs.into_iter().filter(|entry| config.registries.iter().all(|own| own.prefix != entry.prefix)));
     }
@@ -71,7 +83,7 @@ pub(crate) fn resolve(reference: &Reference, config: &ImagesConfig) -> Result<Ve
         hosts::certificates(&config.certificate_directories, &endpoint.host, &mut endpoint.tls)?;
         endpoint.tls.skip_verify |= endpoint.insecure;
     }
-    Ok(found)
+    Ok(Resolved { endpoints: found, credential_helpers })
 }
 
 fn by_hosts(reference: &Reference, hosts: Vec<Host>) -> Vec<Endpoint> {
@@ -133,23 +145,27 @@ fn serves(mirror: &MirrorConfig, reference: &Reference) -> bool {
     }
 }
 
-/// A prefix matches whole components: `a.io/b` is a prefix of `a.io/b/c` and not of `a.io/bc`. `*.a.io` stands for
-/// any host below `a.io`.
 fn matches(prefix: &str, name: &str) -> bool {
-    if let Some(domain) = prefix.strip_prefix("*.") {
-        let host = name.split('/').next().unwrap_or_default();
-        return host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.') && rest.len() > 1);
-    }
-    name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    rest_after(prefix, name).is_some()
+}
+
+/// What a name has behind a prefix. A prefix matches whole components, and a host at any port, as containers tools have
+/// it: `a.io/b` is a prefix of `a.io/b/c` and not of `a.io/bc`, `a.io` is one of `a.io:5000/b`. `*.a.io` stands for any
+/// host below `a.io`.
+fn rest_after<'a>(prefix: &str, name: &'a str) -> Option<&'a str> {
+    let rest = match prefix.strip_prefix('*') {
+        Some(domain) if domain.starts_with('.') => {
+            let at = name.find(domain).filter(|at| *at > 0 && !name[..*at].contains('/'))?;
+            &name[at + domain.len()..]
+        }
+        _ => name.strip_prefix(prefix)?,
+    };
+    (rest.is_empty() || rest.starts_with(['/', ':'])).then_some(rest)
 }
 
 fn rewritten(name: &str, prefix: &str, location: Option<&str>) -> String {
     let Some(location) = location.filter(|location| !location.is_empty()) else { return name.to_owned() };
-    let rest = match prefix.strip_prefix("*.") {
-        Some(_) => name.split_once('/').map_or("", |(host, _)| &name[host.len()..]),
-        None => name.strip_prefix(prefix).unwrap_or_default(),
-    };
-    format!("{location}{rest}")
+    format!("{location}{}", rest_after(prefix, name).unwrap_or_default())
 }
 
 fn endpoint(name: &str, insecure: bool, reference: &Reference) -> Result<Endpoint, RegistryError> {
@@ -228,6 +244,12 @@ mod tests {
         assert_eq!(places("a/b", &registries), ["m.example/hub/a/b", "registry-1.docker.io/a/b"]);
         assert_eq!(places("x.corp.example/a/b", &registries), ["proxy.example/corp/a/b"]);
         assert_eq!(places("corp.example/a/b", &registries), ["corp.example/a/b"]);
+        assert_eq!(places("x.corp.example.org/a", &registries), ["x.corp.example.org/a"]);
+        let ported = [registry("r.example", Some("s.example"), &[]), registry("*.t.example", Some("u.example"), &[])];
+        assert_eq!(places("x.t.example:5000/a", &ported), ["u.example:5000/a"]);
+        assert_eq!(places("t.example/a", &ported), ["t.example/a"]);
+        assert_eq!(places("r.example:5000/a", &ported), ["s.example:5000/a"]);
+        assert_eq!(places("r.example.org/a", &ported), ["r.example.org/a"]);
         assert_eq!(places("docker.io/librarian/b", &registries)[0], "m.example/hub/librarian/b");
     }
 
@@ -267,16 +289,16 @@ mod tests {
         config.registries = vec![registry("c.example", Some("own.example"), &[])];
         let hosts = |name: &str| -> Vec<String> {
             let found = resolve(&Reference::parse(name).unwrap(), &config).unwrap();
-            found.into_iter().map(|endpoint| endpoint.host).collect()
+            found.endpoints.into_iter().map(|endpoint| endpoint.host).collect()
         };
         assert_eq!(hosts("a.example/x"), ["hosts.example", "a.example"]);
         let digest = crate::content::Digest::of(b"");
         assert_eq!(hosts(&format!("a.example/x@{digest}")), ["hosts.example", "blobs.example", "a.example"]);
         assert_eq!(hosts("b.example/x"), ["conf.example"]);
         assert_eq!(hosts("c.example/x"), ["own.example"]);
-        let found = resolve(&Reference::parse("a.example/x").unwrap(), &config).unwrap();
+        let found = resolve(&Reference::parse("a.example/x").unwrap(), &config).unwrap().endpoints;
         assert_eq!((found[0].http, found[0].namespace.as_deref()), (true, Some("a.example")));
-        let found = resolve(&Reference::parse("b.example/x").unwrap(), &config).unwrap();
+        let found = resolve(&Reference::parse("b.example/x").unwrap(), &config).unwrap().endpoints;
         assert_eq!(found[0].tls.ca, [dir.path().join("certs/conf.example/ca.crt")]);
     }
 

@@ -42,6 +42,8 @@ use crate::content::{Digest, Memory};
 
 /// The distribution specification asks for at least 4 MiB; nobody publishes more.
 const MAX_MANIFEST: u64 = 4 << 20;
+/// What a registry says a manifest hashes to.
+const CONTENT_DIGEST: &str = "docker-content-digest";
 
 /// HTTP clients and what was learned about hosts.
 #[derive(Debug)]
@@ -66,13 +68,14 @@ impl Registry {
         credentials: Option<&Credentials>,
     ) -> Result<Session, RegistryError> {
         let credentials = credentials.filter(|credentials| !credentials.is_empty());
-        let endpoints = {
+        let resolved = {
             let (config, reference) = (config.clone(), reference.clone());
             let resolve = tokio::task::spawn_blocking(move || endpoint::resolve(&reference, &config));
             resolve.await.unwrap_or_else(|_| Err(RegistryError::Stopping))?
         };
-        let mut places = Vec::with_capacity(endpoints.len());
-        for endpoint in endpoints {
+        let helpers = resolved.credential_helpers.as_deref();
+        let mut places = Vec::with_capacity(resolved.endpoints.len());
+        for endpoint in resolved.endpoints {
             // what the reference calls the registry is what credentials are named after
             let (host, name) = if endpoint.origin {
                 (reference.domain(), reference.name())
@@ -81,7 +84,7 @@ impl Registry {
             };
             let own = match credentials.filter(|credentials| credentials.are_for(host, endpoint.origin)) {
                 Some(given) => Some(given.clone()),
-                None => auth_file::lookup(&config.auth_files, &name).await?,
+                None => auth_file::lookup(&config.auth_files, helpers, &name).await?,
             };
             places.push(Arc::new(Place::new(endpoint, own)));
         }
@@ -161,8 +164,11 @@ impl Session {
     ) -> Result<Fetched, RegistryError> {
         let path = format!("manifests/{wanted}");
         let response = self.request(place, &path, Some(ACCEPT), None).await?;
+        let announced = response.headers().get(CONTENT_DIGEST).and_then(|value| value.to_str().ok()?.parse().ok());
         let bytes = self.body(place, response, "manifest", MAX_MANIFEST).await?;
         let digest = Digest::of(&bytes);
+        // of a tag nobody else says what it has to be
+        let expected = expected.or(announced);
         match expected {
             Some(expected) if expected != digest => Err(RegistryError::Digest {
                 registry: place.endpoint.host.clone(),
@@ -315,4 +321,10 @@ pub(crate) fn fuzz_configuration(text: &str, path: &std::path::Path) {
         let _ = endpoint::endpoints(&reference, &file.registries);
     }
     let _ = hosts::parse(text, path, "registry.example:5000");
+}
+
+/// Parses the header by which a registry asks for credentials.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_challenge(text: &str) {
+    let _ = challenge::parse(text);
 }

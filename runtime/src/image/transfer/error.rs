@@ -21,6 +21,14 @@ pub enum TransferError {
     /// It is something else.
     #[error("it is neither an OCI layout nor an archive with index.json or manifest.json")]
     Unknown,
+    /// The directory in which another program keeps its images.
+    #[error("it is the directory of {owner}: have its images written to a file by `{by}`, and import that")]
+    Store {
+        /// Whose.
+        owner: &'static str,
+        /// What writes them.
+        by: &'static str,
+    },
     /// A document in it.
     #[error("{name} in it cannot be used: {what}")]
     Document {

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::TransferError;
 use crate::content::{Digest, disk};
 use crate::image::error::ImageError;
+use crate::image::manifest::ManifestError;
 use crate::image::model::Image;
 use crate::image::progress::Progress;
 use crate::image::store::Store;
@@ -42,7 +43,11 @@ pub(crate) fn export(
 ) -> Result<(), ImageError> {
     let mut found = Vec::new();
     for name in images {
-        found.push(store.find(name).ok_or_else(|| ImageError::NotHere { image: name.clone() })?);
+        let image = store.find(name).ok_or_else(|| ImageError::NotHere { image: name.clone() })?;
+        if let (Some(kind), Ok(digest)) = (&image.artifact, image.id.parse()) {
+            return Err(TransferError::Manifest { digest, source: ManifestError::Artifact(kind.clone()) }.at(path));
+        }
+        found.push(image);
     }
     let chains: HashSet<Digest> = found.iter().flat_map(|image| image.chain_ids.iter().copied()).collect();
     let pins: Vec<Digest> = chains.iter().copied().collect();

@@ -21,7 +21,7 @@ use crate::image::pull::Puller;
 use crate::image::reference::Reference;
 use crate::image::store::ImageRecord;
 use crate::image::{blocking, delete, trust};
-use crate::snapshot::{Feed, LayerLimits, Settled, Workers, chain_ids};
+use crate::snapshot::{Feed, Form, LayerLimits, Settled, Workers, chain_ids};
 
 impl Puller {
     /// Imports every image of a file; `name` replaces the names that are in there.
@@ -148,7 +148,7 @@ impl Puller {
         let limits = &self.config.limits;
         let limits = LayerLimits { bytes: limits.layer_bytes, entries: limits.layer_entries };
         let memory = self.memory.layer().await.ok_or(ImageError::ShuttingDown)?;
-        let Workers { buffers, feed, built } = self.store.snapshots.start(diff_id, limits, memory, None);
+        let Workers { buffers, feed, built } = self.store.snapshots.start(diff_id, Form::Archive, limits, memory, None);
         let fed = {
             let (source, path, progress) = (source.clone(), path.to_owned(), progress.clone());
             let (name, digest) = (layer.name.clone(), layer.digest);

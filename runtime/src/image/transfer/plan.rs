@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::TransferError;
 use super::source::Source;
 use crate::content::Digest;
-use crate::image::manifest::{self, Config, Descriptor, Document, Manifest};
+use crate::image::manifest::{self, Config, Descriptor, Document, Manifest, ManifestError};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 
@@ -44,7 +44,10 @@ pub(super) fn plan(source: &Source, host: &Platform) -> Result<(&'static str, Ve
     if let Some(bytes) = source.read("manifest.json", MAX_DOCUMENT)? {
         return Ok(("docker-archive", docker(source, &bytes)?));
     }
-    let Some(bytes) = source.read("index.json", MAX_DOCUMENT)? else { return Err(TransferError::Unknown) };
+    let Some(bytes) = source.read("index.json", MAX_DOCUMENT)? else {
+        let (owner, by) = source.store().ok_or(TransferError::Unknown)?.describe();
+        return Err(TransferError::Store { owner, by });
+    };
     let transport = if matches!(source, Source::Directory(_)) { "oci" } else { "oci-archive" };
     Ok((transport, oci(source, &bytes, host)?))
 }
@@ -145,6 +148,9 @@ fn choose(
         let parsed = manifest::parse(&bytes).map_err(|source| TransferError::Manifest { digest, source })?;
         blobs.push((digest, bytes));
         match parsed {
+            Document::Manifest(Manifest { artifact: Some(kind), .. }) => {
+                return Err(TransferError::Manifest { digest, source: ManifestError::Artifact(kind) });
+            }
             Document::Manifest(manifest) => return Ok(Some(manifest)),
             Document::Index(offered) => match manifest::choose(&offered, host) {
                 Some(chosen) => digest = chosen.digest,

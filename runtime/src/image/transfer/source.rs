@@ -31,7 +31,39 @@ pub(super) enum Entry {
     Link(String),
 }
 
+/// A program that keeps images in a directory of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Store {
+    Docker,
+    Containers,
+    Containerd,
+}
+
+impl Store {
+    /// What tells that a directory is one of these.
+    const MARKS: [(&'static str, Store); 3] = [
+        ("image/overlay2/repositories.json", Store::Docker),
+        ("overlay-images/images.json", Store::Containers),
+        ("io.containerd.metadata.v1.bolt", Store::Containerd),
+    ];
+
+    /// The program's name, and the command that writes an image to a file.
+    pub(super) fn describe(self) -> (&'static str, &'static str) {
+        match self {
+            Store::Docker => ("Docker", "docker save -o FILE IMAGE"),
+            Store::Containers => ("podman and CRI-O", "podman save -o FILE IMAGE"),
+            Store::Containerd => ("containerd", "ctr -n k8s.io images export FILE IMAGE"),
+        }
+    }
+}
+
 impl Source {
+    /// Whose directory this is, if it is another program's.
+    pub(super) fn store(&self) -> Option<Store> {
+        let Source::Directory(root) = self else { return None };
+        Store::MARKS.iter().find(|(mark, _)| root.join(mark).exists()).map(|(_, store)| *store)
+    }
+
     /// Opens a directory or an archive. A compressed one is unpacked to a nameless file in `temporary` first, because
     /// its parts are needed in another order than they come.
     pub(super) fn open(path: &Path, temporary: &Path, max_bytes: u64) -> Result<Source, TransferError> {
@@ -83,7 +115,7 @@ impl Source {
     /// A file's bytes and how many there are.
     pub(super) fn reader(&self, name: &str) -> Result<Option<Counted>, TransferError> {
         match self {
-            Source::Directory(root) => match File::open(root.join(name)) {
+            Source::Directory(root) => match File::open(root.join(clean(name, ""))) {
                 Ok(file) => {
                     let size = file.metadata().map_err(TransferError::disk("read"))?.len();
                     Ok(Some((Box::new(file), size)))
@@ -186,6 +218,19 @@ mod tests {
         assert_eq!(clean("../x/layer.tar", "y"), "x/layer.tar");
         assert_eq!(clean("../../../etc/passwd", "a"), "etc/passwd");
         assert_eq!(clean("/abs", "a"), "abs");
+    }
+
+    #[test]
+    fn the_directories_of_other_programs_are_recognised() {
+        for (mark, store) in Store::MARKS {
+            let dir = tempfile::tempdir().unwrap();
+            let open = || Source::open(dir.path(), dir.path(), 0).unwrap();
+            assert_eq!(open().store(), None);
+            std::fs::create_dir_all(dir.path().join(mark)).unwrap();
+            assert_eq!(open().store(), Some(store));
+            // where a directory leads names in it nowhere else
+            assert!(open().read("../../../../../../../../etc/hostname", 100).unwrap().is_none());
+        }
     }
 
     #[test]

@@ -164,3 +164,14 @@ fn key_file(path: &Path) -> Result<Vec<u8>, TrustError> {
 pub(crate) fn fuzz_openpgp(bytes: &[u8]) {
     openpgp::fuzz(bytes);
 }
+
+/// Parses a policy, looks for what applies, and parses what signatures are about.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_policy(text: &str) {
+    if let Ok(policy) = policy::parse(text, Path::new("/fuzz"))
+        && let Ok(reference) = Reference::parse("a.example:5000/team/app:1")
+    {
+        let _ = policy.for_docker(&reference);
+    }
+    let _ = (payload::parse(text.as_bytes(), payload::SIMPLE), payload::parse(text.as_bytes(), payload::SIGSTORE));
+}

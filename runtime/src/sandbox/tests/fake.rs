@@ -342,6 +342,7 @@ impl ImageSource for Arc<Layers> {
             chain_ids: Vec::new(),
             created: None,
             platform: String::new(),
+            artifact: None,
         };
         (name == IMAGE).then(|| Arc::new(image))
     }

@@ -122,8 +122,9 @@ impl<R: BufRead, L: Listener> Archive<R, L> {
             other => return Err(ArchiveError::Unsupported { at, kind: char::from(other) }),
         };
         if !matches!(kind, Kind::File { .. }) {
-            // only files have data; writers that say otherwise mean the size of the link's target
-            let data = if matches!(kind, Kind::Link { .. } | Kind::Symlink { .. }) { 0 } else { size };
+            // only files have data: other writers mean the size of a link's target, or of a directory on their disk. A
+            // directory by its name alone is an old file header, whose data has to be passed over.
+            let data = if matches!(header.kind(), b'1'..=b'6') { 0 } else { size };
             self.set_remaining(at, data)?;
         }
         Ok(Entry {

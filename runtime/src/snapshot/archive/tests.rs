@@ -139,6 +139,21 @@ fn headers_that_ask_for_too_much_memory_are_refused() {
 }
 
 #[test]
+fn a_size_where_no_data_can_be_is_not_one() {
+    let mut builder = tar::Builder::new(Vec::new());
+    for kind in [tar::EntryType::Directory, tar::EntryType::Link, tar::EntryType::Fifo] {
+        let mut header = header(kind, 4096);
+        header.set_path("x").unwrap();
+        header.set_cksum();
+        // without any data behind it
+        builder.append(&header, &[][..]).unwrap();
+    }
+    builder.append_data(&mut header(tar::EntryType::Regular, 1), "file", &b"1"[..]).unwrap();
+    let entries = read(&builder.into_inner().unwrap()).unwrap();
+    assert_eq!((entries.len(), &entries[3].1[..]), (4, &b"1"[..]));
+}
+
+#[test]
 fn kinds_that_no_layer_has_are_named() {
     let mut header = header(tar::EntryType::new(b'M'), 0);
     header.set_cksum();
