@@ -9,6 +9,7 @@ mod device;
 mod device_filter;
 mod file;
 mod layout;
+mod moves;
 mod path;
 mod present;
 mod remove;
@@ -33,6 +34,7 @@ pub use resources::Resources;
 pub use stats::Stats;
 
 use crate::config::DriverChoice;
+use moves::Moves;
 use systemd::Scopes;
 
 /// Who makes the directories.
@@ -167,6 +169,7 @@ pub struct Cgroups {
     driver: Driver,
     /// Who makes those of containers, where that is systemd.
     scopes: Option<Scopes>,
+    moves: Moves,
 }
 
 impl Cgroups {
@@ -186,7 +189,7 @@ impl Cgroups {
     pub fn new(layout: Layout, driver: Driver) -> Self {
         let version = if matches!(layout, Layout::V2 { .. }) { 2 } else { 1 };
         let scopes = (driver == Driver::Systemd).then(|| Scopes::new(version));
-        Cgroups { layout, driver, scopes }
+        Cgroups { layout, driver, scopes, moves: Moves::default() }
     }
 
     /// Who makes the directories.
@@ -210,6 +213,14 @@ impl Cgroups {
     /// Where the cgroup of the sandbox or container `id` is, below the parent that kubelet gave.
     pub fn path_of(&self, parent: &str, id: &str) -> Result<CgroupPath, CgroupError> {
         CgroupPath::below(self.driver, parent, id)
+    }
+
+    /// Says that a process will be moved into a cgroup soon: what that waits for begins now.
+    pub fn expect_move(&self) {
+        // on v2 without systemd, processes are born in their cgroup
+        if self.made_by_systemd() || matches!(self.layout, Layout::V1 { .. }) {
+            self.moves.begin(&self.layout);
+        }
     }
 
     /// Makes a cgroup. It may exist; limits are set by [`Self::apply`].

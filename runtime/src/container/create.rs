@@ -164,6 +164,7 @@ fn put_together(
         cgroups.apply(&record.cgroup, &limits).map_err(failed)?;
         cgroups.restrict_devices(&record.cgroup, &built.device_rules).map_err(failed)?;
     }
+    cgroups.expect_move();
     if let Some(label) = &built.file_label {
         relabel(&record.config, label)?;
     }

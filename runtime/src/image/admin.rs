@@ -165,13 +165,18 @@ fn shown(image: &Image, pinned: bool) -> Value {
 
 /// Serves requests until told to stop. The directory of the socket exists already.
 pub fn serve(images: Images, socket: &Path, stop: CancellationToken) -> io::Result<impl Future<Output = ()> + use<>> {
-    // left by a daemon that was killed; two daemons never get here, the CRI socket is bound first
-    match std::fs::remove_file(socket) {
+    // It gets its name when it listens and is closed to others: a client that sees it is served, or it would believe that no
+    // daemon runs. Whatever has that name was left by a daemon that was killed; two daemons never get here, the CRI socket
+    // is bound first.
+    let mut fresh = socket.as_os_str().to_owned();
+    fresh.push(".new");
+    match std::fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(socket)?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    let listener = UnixListener::bind(&fresh)?;
+    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&fresh, socket)?;
     let socket = socket.to_owned();
     Ok(async move {
         let tasks = TaskTracker::new();

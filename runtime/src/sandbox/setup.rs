@@ -164,10 +164,11 @@ async fn build(environment: &Shared, record: &mut SandboxRecord) -> Result<Conne
         let id = id.clone();
         move |source| PodError::Shim { action, id, source }
     };
-    record.shim_pid = environment.shims.launch(&id, &socket).await.map_err(shim_error("start the supervisor"))?;
     // cgroup and files while the new process loads
     let prepared = prepare(environment, record, labels);
     let supervised = async {
+        let launched = environment.shims.launch(&id, &socket).await;
+        record.shim_pid = launched.map_err(shim_error("start the supervisor"))?;
         let (shim, events) = Shim::connect(&socket, &id).await.map_err(shim_error("reach the supervisor"))?;
         shim.setup(pod_setup(record)).await.map_err(shim_error("make namespaces"))?;
         Ok((shim, events))
@@ -176,6 +177,8 @@ async fn build(environment: &Shared, record: &mut SandboxRecord) -> Result<Conne
     // waited for in any case: what it makes after a failure was undone would stay
     prepared.await.map_err(|_| PodError::Stopping)??;
     let (shim, events) = supervised?;
+    // of its first container
+    environment.cgroups.expect_move();
     if record.netns.is_some() {
         // a plugin that is interrupted may have done its work
         record.network_owed = true;

@@ -88,11 +88,13 @@ impl ShimLauncher for MemfdLauncher {
         let listener = listen(socket).map_err(|source| ShimError::Socket { path: socket.to_owned(), source })?;
         let pid = spawn(&image, &listener, sandbox).map_err(ShimError::Spawn)?;
         self.children.lock().unwrap_or_else(PoisonError::into_inner).push(pid);
-        if let Some(delegated) = &self.delegated
-            && let Err(error) = delegated.adopt(pid.as_raw())
-        {
-            // it works where it is, but shares the daemon's limits
-            log::warn!(sandbox = sandbox, pid = pid.as_raw(); "{}", chain(&error));
+        if let Some(delegated) = self.delegated.clone() {
+            // before it has children, which would stay where it came from; the kernel may take a while
+            let adopted = tokio::task::spawn_blocking(move || delegated.adopt(pid.as_raw())).await;
+            if let Ok(Err(error)) = adopted {
+                // it works where it is, but shares the daemon's limits
+                log::warn!(sandbox = sandbox, pid = pid.as_raw(); "{}", chain(&error));
+            }
         }
         Ok(pid.as_raw())
     }
