@@ -111,6 +111,10 @@ async fn make(
     mut record: ContainerRecord,
     image: &Arc<Image>,
 ) -> Result<(ContainerRecord, LaunchSpec), ContainerError> {
+    if let Some(kind) = &image.artifact {
+        let what = format!("image {} is an artifact of type {kind:?}: it can be mounted, not run", image.id);
+        return Err(SpecError::Invalid(what).into());
+    }
     save(environment, &record)?;
     let prepared = environment.images.prepare(&image.id, &record.id).await;
     let rootfs =

@@ -16,7 +16,7 @@ pub fn add(suite: &mut Suite) {
     suite.add("image volume: a sub-path shows only that, and stays inside the image", sub_path);
     suite.add("image volume: status says which image it is, and the image cannot be removed meanwhile", held);
     suite.add("image volume: what cannot be is refused in words that kubelet knows", refusals);
-    suite.add("image volume: an artifact shows its blobs as files", artifact);
+    suite.add("image volume: an artifact shows its blobs as files, and is not run", artifact);
     suite.add_own("image volume: it is held across a restart of the daemon too", restarted);
 }
 
@@ -120,6 +120,8 @@ async fn artifact(node: Shared) -> Result<()> {
     wanted.mounts = vec![volume(&artifact, "/vol", ""), volume(&artifact, "/one", "card.md")];
     let (_, text) = run(&node, &pod, &config, &wanted).await?;
     ensure!(text == "weights\ncard\ncard.md\nmodel\n", "{text}");
+    let refusal = refused(node.try_create(&pod, &config, &idle("run", &artifact)).await, Code::InvalidArgument)?;
+    ensure!(refusal.message().contains("artifact of type"), "{refusal}");
     Ok(())
 }
 
