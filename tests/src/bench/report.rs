@@ -11,7 +11,7 @@ use super::figures::Figure;
 pub struct Column {
     /// Name and version.
     pub subject: String,
-    /// Its figures; every column has the same ones in the same order.
+    /// Its figures; the first column has all there are.
     pub figures: Vec<Figure>,
 }
 
@@ -23,16 +23,16 @@ pub fn table(columns: &[Column]) -> String {
     }
     text.push('\n');
     let Some(first) = columns.first() else { return text };
-    for (row, figure) in first.figures.iter().enumerate() {
+    for figure in &first.figures {
         let _ = write!(text, "{:<52}", format!("{} [{}]", figure.name, figure.unit));
         for (place, column) in columns.iter().enumerate() {
-            let value = column.figures.get(row).map(|figure| figure.value).unwrap_or_default();
-            let ratio = if place == 0 || figure.value <= 0.0 {
-                String::new()
-            } else {
-                format!(" ({:.1}x)", value / figure.value)
+            let same = column.figures.iter().find(|one| one.name == figure.name);
+            let ratio = |value: f64| {
+                let known = place > 0 && figure.value > 0.0;
+                if known { format!(" ({:.1}x)", value / figure.value) } else { String::new() }
             };
-            let _ = write!(text, " {:>26}", format!("{value:.2}{ratio}"));
+            let shown = same.map_or("-".to_owned(), |one| format!("{:.2}{}", one.value, ratio(one.value)));
+            let _ = write!(text, " {shown:>26}");
         }
         text.push('\n');
     }

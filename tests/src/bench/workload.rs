@@ -14,6 +14,9 @@ use super::growth::Holdings;
 use super::processes::{Taken, WORKLOAD, taken};
 use crate::client::Cri;
 
+/// The row of making a container.
+pub(super) const START: &str = "CreateContainer + StartContainer";
+
 /// How much is done.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
@@ -150,12 +153,8 @@ impl Workload {
             stop.add(gone.stop);
             remove.add(gone.pod);
         }
-        let rows = [
-            ("RunPodSandbox", run),
-            ("CreateContainer + StartContainer", start),
-            ("StopContainer", stop),
-            ("Stop- + RemovePodSandbox", remove),
-        ];
+        let rows =
+            [("RunPodSandbox", run), (START, start), ("StopContainer", stop), ("Stop- + RemovePodSandbox", remove)];
         Ok(rows.iter().flat_map(|(call, durations)| durations.figures(&format!("{call}, {name}"))).collect())
     }
 
@@ -236,11 +235,10 @@ impl Workload {
 
     /// A shell that obeys SIGTERM.
     fn container(&self) -> ContainerConfig {
-        let script = format!(": {WORKLOAD}; trap 'exit 0' TERM; echo armed; while :; do sleep 86399 & wait $!; done");
         ContainerConfig {
             metadata: Some(ContainerMetadata { name: "c".into(), attempt: 0 }),
             image: Some(image(&self.image)),
-            command: vec!["sh".into(), "-c".into(), script],
+            command: vec!["sh".into(), "-c".into(), script()],
             log_path: "0.log".into(),
             linux: Some(LinuxContainerConfig {
                 security_context: Some(LinuxContainerSecurityContext {
@@ -279,6 +277,11 @@ impl Workload {
         runtime.remove_pod_sandbox(request).await.context("RemovePodSandbox")?;
         Ok(Gone { stop, pod: began.elapsed() })
     }
+}
+
+/// What a container runs: a shell that obeys SIGTERM once it has said so.
+pub(super) fn script() -> String {
+    format!(": {WORKLOAD}; trap 'exit 0' TERM; echo armed; while :; do sleep 86399 & wait $!; done")
 }
 
 fn port_mapping(port: u16) -> PortMapping {

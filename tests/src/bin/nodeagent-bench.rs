@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use nodeagent_tests::bench::launcher;
 use nodeagent_tests::bench::report::{self, Column};
 use nodeagent_tests::bench::subject::Subject;
 use nodeagent_tests::bench::workload::{Plan, Workload};
@@ -103,6 +104,17 @@ fn run() -> Result<ExitCode> {
                 }
             }
             None => eprintln!("containerd is not installed: no peer in this run"),
+        }
+        let parent = format!("/nodeagent-bench{}", std::env::var(place::RUN).unwrap_or_default());
+        let made = launcher::crun(arguments.alone, &parent);
+        leaks::remove_cgroup_tree(&parent)?;
+        match made {
+            Ok(Some(column)) => columns.push(column),
+            Ok(None) => eprintln!("crun is not installed"),
+            Err(error) => {
+                eprintln!("crun gave up: {error:#}");
+                code = ExitCode::FAILURE;
+            }
         }
     }
     if arguments.json {
