@@ -46,13 +46,20 @@ run-here:
 shell stop:
 	target/debug/nodeagent-demo $@
 
-# what pods and images cost, beside Debian's containerd (and skopeo, umoci) in the same run; on a quiet machine
-.PHONY: bench bench-images
+# what pods, images and the agent cost, beside Debian's containerd (and skopeo, umoci) and shell commands in the same run; on a
+# quiet machine
+.PHONY: bench bench-images bench-agent
 bench: build
 	tests/provide packages tests/bench-packages.txt
 	cargo build -q -p nodeagent-tests --bin nodeagent-bench
 	NODEAGENT_BIN_DIR=$(CURDIR)/target/bin target/debug/nodeagent-bench
 	tests/bench-images
+	$(MAKE) bench-agent
+
+bench-agent: build
+	tests/provide packages tests/bench-packages.txt
+	cargo build -q -p nodeagent-tests --bin nodeagent-bench-agent
+	NODEAGENT_BIN_DIR=$(CURDIR)/target/bin target/debug/nodeagent-bench-agent
 
 bench-images: build
 	tests/provide packages tests/bench-packages.txt

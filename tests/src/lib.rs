@@ -3,6 +3,7 @@
 //! [`place`] gives a suite namespaces of its own, [`registry`] and [`image`] make something to pull, [`daemon`] starts the
 //! runtime with a [`cni`] directory, [`client`] talks to it, [`leaks`] looks at what is left when everything is removed.
 
+pub mod agent_bench;
 pub mod bench;
 pub mod client;
 pub mod cni;

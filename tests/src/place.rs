@@ -25,6 +25,9 @@ const BOOTS_WITHIN: Duration = Duration::from_secs(60);
 /// From the last process's end to an empty cgroup.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 
+/// Where units of packages are, as far as a systemd of [`enter_with_systemd`] knows; a suite makes it.
+pub const VENDOR_UNITS: &str = "/run/nodeagent-test/units";
+
 /// Says to a process which of the three it is.
 const STAGE: &str = "NODEAGENT_TEST_STAGE";
 /// What tells the names of this run from those of others on the same machine: cgroups are seen by all of them.
@@ -178,12 +181,16 @@ fn in_its_namespaces(own: &Path, outer: u32) -> Result<ExitCode> {
 /// Makes the mounts that systemd expects and becomes it. No unit of the host is in its reach.
 fn become_systemd() -> Result<std::io::Error> {
     let units = Path::new("/run/systemd/system");
+    let own_units = Path::new("/etc/systemd/system");
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("cut off the mounts")?;
     run("ip", ["link", "set", "lo", "up"])?.silent("ip link set lo up")?;
     umount2("/sys/fs/cgroup", MntFlags::MNT_DETACH).context("take off the host's cgroups")?;
     mount(Some("cgroup2"), "/sys/fs/cgroup", Some("cgroup2"), MsFlags::empty(), none).context("mount cgroup2")?;
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).context("mount /run")?;
+    // what is enabled or masked in here is so in here only
+    mount(Some("tmpfs"), own_units, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+        .with_context(|| format!("mount {}", own_units.display()))?;
     fs::create_dir_all(units)?;
     fs::write(units.join("here.target"), "[Unit]\nDescription=What is tested runs beside this\n")?;
     Ok(Command::new("/lib/systemd/systemd")
@@ -191,7 +198,7 @@ fn become_systemd() -> Result<std::io::Error> {
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("container", "nodeagent-test")
-        .env("SYSTEMD_UNIT_PATH", units)
+        .env("SYSTEMD_UNIT_PATH", format!("{}:{}:{VENDOR_UNITS}", own_units.display(), units.display()))
         .env("SYSTEMD_GENERATOR_PATH", "/run/none")
         .env("SYSTEMD_ENVIRONMENT_GENERATOR_PATH", "/run/none")
         .env("SYSTEMD_LOG_TARGET", "null")

@@ -63,6 +63,14 @@ const KINDS: &[Drift] = &[
     },
     Drift { what: "swap on again", id: "swap", make: "swapon /swapfile", right: "[ $(wc -l < /proc/swaps) = 1 ]" },
     Drift {
+        what: "zram turned on by a drop-in",
+        id: "swap",
+        make: "mkdir -p /etc/systemd/zram-generator.conf.d
+               printf '[zram0]\\nzram-size = 16\\n' > /etc/systemd/zram-generator.conf.d/90-site.conf
+               systemctl unmask --quiet swap.target && systemctl daemon-reload && systemctl start dev-zram0.swap",
+        right: "! grep -q zram /proc/swaps && ! test -e /run/systemd/generator/dev-zram0.swap",
+    },
+    Drift {
         what: "a repository pointed elsewhere",
         id: "repo/kubernetes",
         make: "sed -i s,^baseurl=.*,baseurl=http://192.0.2.1/, /etc/yum.repos.d/kubernetes.repo",

@@ -10,6 +10,7 @@ mod fixture;
 mod input;
 mod kubelet;
 mod package;
+mod settings;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,7 +28,16 @@ fn main() {
     let fixture = Arc::new(Fixture::default());
     // while the first one makes its first boot, the other thread has hosts that begin with an installed package
     let (first, others) = first_boot::TRIALS.split_at(1);
-    let groups = [first, kubelet::TRIALS, boots::TRIALS, input::TRIALS, package::TRIALS, others, drift::TRIALS];
+    let groups = [
+        first,
+        kubelet::TRIALS,
+        boots::TRIALS,
+        input::TRIALS,
+        package::TRIALS,
+        others,
+        drift::TRIALS,
+        settings::TRIALS,
+    ];
     let root = nix::unistd::geteuid().is_root();
     let trials = groups.concat().into_iter().map(|(name, body)| {
         let fixture = fixture.clone();

@@ -109,7 +109,8 @@ pub fn plan(id: &ResourceId, desired: &Desired, observed: &Observed, past: &Past
         steps.diffs.push(Diff::Value { what, old: Some("outdated".into()), new: Some("as on disk".into()) });
     }
     if steps.ops.is_empty() && !steps.reload {
-        if let Some(path) = &observed.started_by {
+        // what is about to change may be the very file that is missing
+        if let Some(path) = observed.started_by.as_ref().filter(|_| !observed.arriving) {
             let name = &desired.name;
             return Outcome::Conflict {
                 reason: format!("{path} has an ExecStart of its own, so {name} does not start what the config says"),
