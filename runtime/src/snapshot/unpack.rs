@@ -6,9 +6,9 @@
 //! every entry made inside would change again.
 
 use std::fs::File;
-use std::io::{BufRead, Seek as _, SeekFrom, Write as _};
+use std::io::{self, BufRead, Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use nix::errno::Errno;
@@ -16,12 +16,12 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstatat, makedev, mkdirat, mknodat};
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
+use super::SnapshotError;
 use super::archive::{Archive, Entry, Extent, Kind};
 use super::attributes::{self, Attributes};
-use super::recipe::Recipe;
+use super::recipe::{self, Recipe};
 use super::spool::Spool;
 use super::tree::{Components, Dir, Made, Tree, components, is_whiteout, join, show};
-use super::{SnapshotError, measure};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -81,7 +81,9 @@ pub(super) fn unpack<R: BufRead>(
     recipe: Recipe,
 ) -> Result<(Unpacked, R, Recipe), SnapshotError> {
     let result = Unpacked::new(root.parent().unwrap_or(root));
-    let mut unpacker = Unpacker { tree: Tree::open(root)?, result, root_given: false };
+    let beside = root.parent().unwrap_or(root).join(recipe::REPLACED);
+    let replaced = Replaced { directory: beside, count: 0, news: Vec::new() };
+    let mut unpacker = Unpacker { tree: Tree::open(root)?, result, root_given: false, replaced };
     let mut archive = Archive::with_listener(input, recipe);
     let mut entries = 0;
     while let Some(entry) = archive.next_entry()? {
@@ -90,6 +92,7 @@ pub(super) fn unpack<R: BufRead>(
             return Err(SnapshotError::TooMuch { what: "entries", limit: max_entries });
         }
         unpacker.apply(&entry, &mut archive)?;
+        unpacker.replaced.tell(archive.listener());
     }
     if !unpacker.root_given {
         unpacker.result.implied.push(b"", b"")?;
@@ -102,6 +105,35 @@ struct Unpacker {
     tree: Tree,
     result: Unpacked,
     root_given: bool,
+    replaced: Replaced,
+}
+
+/// Where those go that a later entry takes the place of: the archive is to be made again with them.
+struct Replaced {
+    directory: PathBuf,
+    count: u64,
+    /// Of which the recipe has not heard.
+    news: Vec<(Vec<u8>, u64)>,
+}
+
+impl Replaced {
+    /// Takes a file or directory out of the layer; true when it is the first one.
+    fn take(&mut self, from: &Path, path: Vec<u8>) -> io::Result<bool> {
+        let first = self.count == 0;
+        if first {
+            std::fs::create_dir(&self.directory)?;
+        }
+        std::fs::rename(from, self.directory.join(self.count.to_string()))?;
+        self.news.push((path, self.count));
+        self.count += 1;
+        Ok(first)
+    }
+
+    fn tell(&mut self, recipe: &mut Recipe) {
+        for (path, name) in self.news.drain(..) {
+            recipe.moved(&path, name);
+        }
+    }
 }
 
 impl Unpacker {
@@ -238,6 +270,7 @@ impl Unpacker {
         let mut file = File::from(fd);
         let whole = [Extent { offset: 0, length: size }];
         let extents = extents.unwrap_or(&whole);
+        self.replaced.tell(archive.listener());
         archive.listener().file(&join(&dir.path, name), extents);
         let written = write_data(&mut file, archive, extents, size, &path)?;
         attributes::set(file.as_fd(), &path, &Attributes::of(entry))?;
@@ -295,26 +328,23 @@ impl Unpacker {
         }
     }
 
-    /// Removes what an earlier entry of the same archive made.
+    /// Takes away what an earlier entry of the same archive made.
     fn clear(&mut self, dir: &Dir, name: &[u8]) -> Result<(), Errno> {
         let there = fstatat(&dir.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
         self.tree.forget();
-        let (mut bytes, mut inodes) = (there.st_blocks.cast_unsigned() * 512, 1);
-        if there.st_mode & libc::S_IFMT == libc::S_IFDIR {
-            let path = self.tree.path_of(dir, name);
-            let (below_bytes, below) = measure(&path);
-            (bytes, inodes) = (bytes + below_bytes, inodes + below);
-            // does not follow symlinks; the path leads through real directories only
-            std::fs::remove_dir_all(&path)
-                .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
-        } else {
-            unlinkat(&dir.fd, name, UnlinkatFlags::NoRemoveDir)?;
-            if there.st_nlink > 1 {
-                (bytes, inodes) = (0, 0);
+        let kind = there.st_mode & libc::S_IFMT;
+        if matches!(kind, libc::S_IFDIR | libc::S_IFREG) {
+            // the path leads through real directories only
+            let first = self.replaced.take(&self.tree.path_of(dir, name), join(&dir.path, name));
+            if first.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))? {
+                self.result.count(FS_BLOCK);
             }
+            return Ok(());
         }
-        self.result.bytes = self.result.bytes.saturating_sub(bytes);
-        self.result.inodes = self.result.inodes.saturating_sub(inodes);
+        unlinkat(&dir.fd, name, UnlinkatFlags::NoRemoveDir)?;
+        if there.st_nlink == 1 {
+            self.result.inodes = self.result.inodes.saturating_sub(1);
+        }
         Ok(())
     }
 }

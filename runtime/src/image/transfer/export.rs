@@ -104,7 +104,7 @@ fn write(
                     let mut hashing = Hashing { writer, hasher: Sha256::new(), progress };
                     archive_of(store, *chain_id, Some(&mut hashing))?;
                     let actual = Digest::finish(hashing.hasher);
-                    // an archive that names a file twice has lost what it had first
+                    // somebody changed it
                     if actual == diff_id { Ok(()) } else { Err(unmade(*chain_id, "its files are not what they were")) }
                 })?;
                 progress.layer_done();
