@@ -9,9 +9,9 @@ use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Deserialize, Serialize};
 
+use crate::io::{read_into, write_from};
 use crate::poll::{Number, Poller, Token, Watched};
 use crate::protocol::{Answer, Call, ErrorKind, Hello, MAX_FRAME, MAX_REQUEST, Reply, Request, VERSION};
-use crate::server::{read_into, write_from};
 
 /// Unsent bytes kept for a daemon that does not read: two of the largest answers.
 const MAX_UNSENT: usize = 2 * MAX_FRAME;

@@ -97,7 +97,7 @@ fn is_sole_reaper(mut args: impl Iterator<Item = OsString>) -> bool {
 
 /// Number of the socket, if this program was executed as the reaper.
 fn reapers_socket(mut args: impl Iterator<Item = OsString>) -> Option<i32> {
-    if args.next()? != reaper::NAME {
+    if args.next()? != launch::REAPER {
         return None;
     }
     args.next()?.to_str()?.parse().ok()

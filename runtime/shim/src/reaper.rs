@@ -12,9 +12,6 @@ use crate::launch::report::Report;
 use crate::launch::{LaunchError, become_nobody};
 use crate::sys;
 
-/// Name under which the program is the reaper.
-pub const NAME: &str = "nodeagent-reaper";
-
 /// Under which it is in the root of a pod that another runtime makes.
 pub const PATH: &str = "/nodeagent-reaper";
 

@@ -1,9 +1,9 @@
 //! The daemon's connections and the loop that serves everything.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -193,31 +193,4 @@ impl Server {
             self.connections.remove(&number);
         }
     }
-}
-
-/// Reads what is there, at most `limit` bytes, onto `buffer`. False at the end of the stream.
-pub fn read_into(stream: &UnixStream, buffer: &mut Vec<u8>, limit: u64) -> io::Result<bool> {
-    let before = buffer.len();
-    match stream.take(limit).read_to_end(buffer) {
-        // all that may be read in one turn, or the end
-        Ok(_) => Ok(u64::try_from(buffer.len() - before).is_ok_and(|read| read == limit)),
-        // what came before is in the buffer
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
-        Err(error) => Err(error),
-    }
-}
-
-/// Writes what the other side takes; returns how much.
-pub fn write_from(mut stream: &UnixStream, data: &[u8]) -> io::Result<usize> {
-    let mut done = 0;
-    while done < data.len() {
-        match stream.write(&data[done..]) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => done += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(done)
 }

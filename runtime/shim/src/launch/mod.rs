@@ -33,6 +33,7 @@ pub use self::error::chain;
 pub use self::oci::pid_file;
 pub use self::process::become_nobody;
 use self::process::{Inside, Labels};
+pub use self::reaper::NAME as REAPER;
 use self::report::{Report, send, wait_for_release};
 use self::resolve::{Make, Root};
 use crate::protocol::{LaunchSpec, OciRuntime, Placement, ProcessSpec};

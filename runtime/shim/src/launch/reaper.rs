@@ -14,7 +14,10 @@ use super::resolve::Root;
 use super::{Streams, make_namespace, mounts, pivot, set_streams};
 use crate::io::open_path;
 use crate::protocol::ProcessSpec;
-use crate::{memory_file, reaper, sys};
+use crate::{memory_file, sys};
+
+/// Name under which the program is the reaper.
+pub const NAME: &str = "nodeagent-reaper";
 
 /// Where the empty root is mounted: a directory that every host has. Only this process sees it.
 const PLACE: &str = "/proc";
@@ -39,9 +42,9 @@ pub(super) fn become_reaper(selinux_label: Option<&str>, status: &OwnedFd) -> Re
     pivot(&root).map_err(|source| LaunchError::Pivot { source })?;
     process::confine(&labels, status)?;
     sys::cloexec_from(3);
-    let failed = |source| LaunchError::Execute { program: reaper::NAME.into(), source };
+    let failed = |source| LaunchError::Execute { program: NAME.into(), source };
     sys::keep_across_exec(status).map_err(failed)?;
     let argument = |text: String| CString::new(text).map_err(|_| LaunchError::ZeroByte { what: "an argument" });
-    let args = [argument(reaper::NAME.into())?, argument(status.as_raw_fd().to_string())?];
+    let args = [argument(NAME.into())?, argument(status.as_raw_fd().to_string())?];
     memory_file::execute(&program, &args).map_err(failed)
 }
