@@ -71,17 +71,33 @@ impl Default for Config {
     }
 }
 
-/// `[runtimes.NAME]`: an OCI runtime by its command line.
+/// `[runtimes.NAME]`: another runtime.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuntimeSection {
     /// Its program.
     pub path: PathBuf,
+    /// How it is spoken to.
+    #[serde(default)]
+    pub kind: RuntimeKind,
+    /// Its own configuration, for a shim that takes one (kata); its default unless said.
+    pub config_path: Option<PathBuf>,
     /// Where it keeps what it knows of containers; below the daemon's state directory unless said.
     pub root: Option<PathBuf>,
     /// Arguments before each command.
     #[serde(default)]
     pub options: Vec<String>,
+}
+
+/// How a runtime is spoken to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RuntimeKind {
+    /// By the command line of OCI runtimes (runc, crun, runsc).
+    #[default]
+    Oci,
+    /// A shim as containerd has them (`containerd-shim-kata-v2`), by ttrpc.
+    ShimV2,
 }
 
 /// `[images]`
@@ -287,12 +303,26 @@ impl Config {
                 return Err(invalid(&format!("runtimes.{name}"), message));
             }
             let root = runtime.root.iter().map(|root| ("root", root));
-            for (key, value) in [("path", &runtime.path)].into_iter().chain(root) {
+            let own = runtime.config_path.iter().map(|path| ("config_path", path));
+            for (key, value) in [("path", &runtime.path)].into_iter().chain(root).chain(own) {
                 if !value.is_absolute() {
                     let message = format!("`{}` is not an absolute path", value.display());
                     return Err(invalid(&format!("runtimes.{name}.{key}"), message));
                 }
             }
+        }
+        for (name, runtime) in &self.runtimes {
+            let (key, message) = match (runtime.kind, looks_like_a_shim(&runtime.path)) {
+                (RuntimeKind::ShimV2, _) if !runtime.options.is_empty() => {
+                    ("options", "a runtime of kind `shim-v2` has no arguments; did you mean `config_path`?")
+                }
+                (RuntimeKind::Oci, _) if runtime.config_path.is_some() => {
+                    ("config_path", "only a runtime of kind `shim-v2` is told of one; did you mean `options`?")
+                }
+                (RuntimeKind::Oci, true) => ("kind", "the program is a shim of containerd's; did you mean `shim-v2`?"),
+                _ => continue,
+            };
+            return Err(invalid(&format!("runtimes.{name}.{key}"), message.to_owned()));
         }
         for (name, value) in &self.containers.rlimits {
             crate::container::rlimits::parse(name, value)
@@ -305,6 +335,12 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Shims are named so that containerd finds them.
+fn looks_like_a_shim(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with("containerd-shim-") && name.ends_with("-v2")
 }
 
 /// Turns the parser's offsets into a line and a key, and its list of known keys into the nearest one.
@@ -405,6 +441,27 @@ mod tests {
         );
         assert!(error("[runtimes.Crun]\npath = \"/c\"\n").starts_with("/etc/x.toml: runtimes.Crun: is no name"));
         assert!(error("[runtimes.crun]\npaht = \"/c\"\n").contains("did you mean `path`?"));
+    }
+
+    #[test]
+    fn a_runtime_is_of_the_kind_that_its_program_is() {
+        let text = "[runtimes.kata]\npath = \"/opt/containerd-shim-kata-v2\"\n";
+        let config = parse(Path::new("/x"), &format!("{text}kind = \"shim-v2\"\nconfig_path = \"/k.toml\"\n")).unwrap();
+        assert_eq!(config.runtimes["kata"].kind, RuntimeKind::ShimV2);
+        for (line, why) in [
+            ("", "runtimes.kata.kind: the program is a shim of containerd's; did you mean `shim-v2`?"),
+            (
+                "kind = \"shim-v2\"\noptions = [\"-d\"]",
+                "runtimes.kata.options: a runtime of kind `shim-v2` has no arguments",
+            ),
+            ("config_path = \"/k\"", "runtimes.kata.config_path: only a runtime of kind `shim-v2`"),
+            ("kind = \"shim-v2\"\nconfig_path = \"k\"", "runtimes.kata.config_path: `k` is not an absolute path"),
+            ("kind = \"shim\"", "expected `oci` or `shim-v2`"),
+            ("kid = \"shim-v2\"", "did you mean `kind`?"),
+        ] {
+            let error = error(&format!("{text}{line}\n"));
+            assert!(error.contains(why), "{error}");
+        }
     }
 
     #[test]

@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A killed process that has not ended after that long hangs.
 const HANGS: Duration = Duration::from_millis(50);
 
+/// How long one that stands in for a container elsewhere gets to have that killed.
+const ELSEWHERE: Duration = Duration::from_secs(8);
+
 /// Where a container is in its life.
 ///
 /// ```text
@@ -134,6 +137,12 @@ impl Container {
     /// Whether its program runs.
     pub fn running(&self) -> bool {
         matches!(self.phase, Phase::Running)
+    }
+
+    /// Whether its process stands in for it: there are no others of it that need be on this host.
+    pub fn stands_in(&self) -> bool {
+        let created = |state: &&oci::State| !matches!(state.stage, oci::Stage::Creating);
+        self.oci.as_ref().filter(created).is_some_and(|state| state.runtime.stand_in)
     }
 
     /// Whether it is all over.
@@ -332,6 +341,12 @@ impl Container {
     }
 
     fn kill_once(&self) {
+        let patient = self.killed.is_none_or(|since| since.elapsed() < ELSEWHERE);
+        if let (Some(pid), true, true) = (self.process(), patient, self.stands_in()) {
+            // the container's own processes are not ours to end: what they wrote last would be lost
+            let _ = crate::sys::send_signal(pid, crate::task::KILL);
+            return;
+        }
         if let Some(pid) = self.process() {
             // one that died this instant is a zombie: no error, and if it were, nothing to be done
             let _ = crate::sys::send_signal(pid, libc::SIGKILL);
@@ -355,7 +370,7 @@ impl Container {
         self.state.finished_at = now();
         self.state.pid = None;
         // now: the daemon removes the cgroup as soon as it hears of the end
-        self.state.oom_killed |= self.cgroup.oom_killed();
+        self.state.oom_killed |= self.cgroup.oom_killed() || self.oci.as_ref().is_some_and(oci::State::oom);
         self.memory = None;
         let failure = match (std::mem::replace(&mut self.phase, Phase::Exited), &mut self.oci) {
             (_, Some(state)) => state.failure.take(),

@@ -93,12 +93,15 @@ impl Exec {
 
     /// Kills it and what it started. True when nobody is left that can be known of.
     pub fn kill(&self) -> bool {
+        let session = || self.oci.as_ref().is_some_and(|(runtime, name)| kill_session(runtime, name));
+        // one that only stands in for a process has that killed when it ends itself, and then what that started is nobody's
+        let early = self.oci.as_ref().is_some_and(|(runtime, _)| runtime.stand_in) && session();
         if self.end.is_none() {
             // not reaped yet: both numbers are its own. The group is for where there is no cgroup.
             let _ = sys::send_signal(-self.pid, libc::SIGKILL);
             let _ = sys::send_signal(self.pid, libc::SIGKILL);
         }
-        let left = self.oci.as_ref().is_some_and(|(runtime, name)| kill_session(runtime, name));
+        let left = early || session();
         self.cgroup.as_ref().is_none_or(Cgroup::kill) && !left
     }
 
@@ -183,11 +186,18 @@ fn kill_session(runtime: &OciRuntime, name: &str) -> bool {
     if std::fs::remove_file(&path).is_err() {
         return false;
     }
+    let first = sys::pidfd_open(pid);
     // held by descriptors, then looked for again: a number may have been given to another one meanwhile
     let held: Vec<_> = descendants(pid).into_iter().filter_map(|one| Some((one, sys::pidfd_open(one).ok()?))).collect();
     let still = descendants(pid);
     for (_, process) in held.iter().filter(|(one, _)| still.contains(one)) {
         let _ = sys::pidfd_signal(process, libc::SIGKILL);
+    }
+    if runtime.stand_in
+        && let Ok(first) = &first
+    {
+        // its parent is another shim, which may take it at any moment, and its number is free then
+        return sys::pidfd_signal(first, libc::SIGKILL).is_ok();
     }
     // runtimes give it a session of its own
     let group = sys::send_signal(-pid, libc::SIGKILL).is_ok();

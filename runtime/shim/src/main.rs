@@ -19,6 +19,7 @@ mod poll;
 mod reaper;
 mod server;
 mod sys;
+mod task;
 mod user_namespace;
 
 use std::ffi::OsString;
@@ -56,6 +57,9 @@ enum MainError {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = task::run(std::env::args_os()) {
+        return code;
+    }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -60,6 +60,11 @@ impl State {
         pid.ok_or_else(|| failure(format!("{path}: `{}` is no process", text.trim())))
     }
 
+    /// Whether the one that stands in for it says that memory was short.
+    pub fn oom(&self) -> bool {
+        self.runtime.stand_in && std::path::Path::new(&self.runtime.bundle).join("oom").exists()
+    }
+
     /// Why a command failed, in its own words.
     pub fn failure(&self, command: &str, code: i32) -> Failure {
         failure(&self.runtime, command, "runtime.log", code)

@@ -191,7 +191,7 @@ impl Pod {
         let Some(pid) = container.process() else {
             return Err(Refusal::new(ErrorKind::WrongState, format!("container {id} has ended")));
         };
-        if all {
+        if all && !container.stands_in() {
             container.cgroup.signal(signal);
         } else {
             sys::send_signal(pid, signal)?;

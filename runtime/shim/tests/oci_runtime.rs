@@ -79,6 +79,7 @@ fn by_runtime(program: &str) -> ByRuntime {
         program: path(&runtime),
         options: vec!["--root".into(), path(&bundle)],
         bundle: path(&bundle),
+        stand_in: false,
     });
     ByRuntime { pod, spec, bundle }
 }
@@ -175,6 +176,26 @@ fn a_runtime_that_hangs_can_be_killed() {
     this.pod.daemon.done(Call::Signal { container: this.spec.container.clone(), signal: 9, all: true });
     assert!(matches!(this.pod.daemon.answer(start), Answer::Error { .. }));
     assert_eq!(this.pod.daemon.exited(&this.spec.container).exit_code, Some(128));
+    this.end();
+}
+
+#[test]
+fn one_that_stands_in_for_a_container_is_told_to_have_that_killed() {
+    if !root() {
+        return;
+    }
+    let mut this = by_runtime("trap 'echo told; exit 7' 64; echo ready; while :; do sleep 0.02; done");
+    if let Some(oci) = &mut this.spec.oci {
+        oci.stand_in = true;
+    }
+    this.pod.daemon.start(&this.spec);
+    let log = PathBuf::from(this.spec.log_path.clone().unwrap());
+    eventually("it waits for the signal", || fs::read_to_string(&log).is_ok_and(|log| log.contains("ready")));
+    this.says("oom", "");
+    this.pod.daemon.done(Call::Signal { container: this.spec.container.clone(), signal: 9, all: true });
+    let state = this.pod.daemon.exited(&this.spec.container);
+    assert_eq!((state.exit_code, state.oom_killed), (Some(7), true));
+    assert!(this.pod.log(&this.spec).contains("stdout F told\n"));
     this.end();
 }
 

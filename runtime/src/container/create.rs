@@ -1,7 +1,7 @@
 //! Making a container, and removing it. What fails half way is undone by the same steps that remove one.
 
 use std::fs;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use nodeagent_cri_api::ContainerConfig;
@@ -205,7 +205,7 @@ fn hand_over(
     let bounding = built.spec.process.capabilities.bounding;
     let profile = seccomp::document(&context, &environment.host.seccomp, bounding);
     let target = match &built.spec.pid_namespace {
-        PidNamespace::Container(id) => view.container(id).map(|container| container.record.pid),
+        PidNamespace::Container(id) => view.container(id).map(|container| handler.process(id, container.record.pid)),
         _ => None,
     };
     let document = handler::container(
@@ -222,10 +222,17 @@ fn hand_over(
         },
     );
     let document = document.map_err(SpecError::Handler)?;
-    let root = Path::new(&built.spec.rootfs.target);
-    let bundle = root.parent().unwrap_or(root);
-    let path = bundle.join("config.json");
-    fs::write(&path, document.to_string()).map_err(|source| ContainerError::Directory { path, source })?;
+    let root = PathBuf::from(&built.spec.rootfs.target);
+    let bundle = root.parent().unwrap_or(&root);
+    let write = |name: &str, text: String| {
+        let path = bundle.join(name);
+        fs::write(&path, text).map_err(|source| ContainerError::Directory { path, source })
+    };
+    write("config.json", document.to_string())?;
+    if handler.stands_in() {
+        let mounts = handler::root_mounts(&mut built.spec).map_err(SpecError::Handler)?;
+        write("rootfs.json", mounts.to_string())?;
+    }
     built.spec.oci = Some(handler.oci(bundle));
     // the runtime asks systemd itself
     built.spec.placement = Placement::Attach;

@@ -1,6 +1,7 @@
 //! Runtime handlers: other runtimes that make containers in our place, chosen by a pod's RuntimeClass.
 //!
-//! A handler is an OCI runtime by its command line (runc, crun, runsc, …). The pod's shim stays the parent of everything and
+//! A handler is an OCI runtime by its command line (runc, crun, runsc, …), or a shim of containerd's kind (kata), for which the
+//! shim's program is the command line. The pod's shim stays the parent of everything and
 //! the writer of logs; where it would launch a container itself, it runs the runtime's `create` and `start`, and `exec` for
 //! commands. What the container is to be is decided as for all others ([`crate::container::spec`]) and then said in the
 //! runtime's words ([`oci_spec`]). Such a pod has a first container of its own, with our reaper in it ([`sandbox_container`]): runtimes
@@ -22,11 +23,11 @@ use nodeagent_shim::protocol::OciRuntime;
 use serde::Deserialize;
 
 pub use command::CommandError;
-pub use oci_spec::{Inputs, OciSpecError, container, process};
+pub use oci_spec::{Inputs, OciSpecError, container, process, root_mounts};
 pub use sandbox_container::{SandboxContainerError, start};
 
 use crate::cgroup::Resources;
-use crate::config::RuntimeSection;
+use crate::config::{RuntimeKind, RuntimeSection};
 use crate::telemetry::chain;
 
 /// How long a runtime may take for a command of which nobody waits for the outside.
@@ -45,6 +46,8 @@ pub struct Handler {
     name: String,
     program: PathBuf,
     options: Vec<String>,
+    root: PathBuf,
+    kind: RuntimeKind,
     systemd: bool,
     features: Features,
 }
@@ -67,7 +70,7 @@ impl Handlers {
     ) -> Self {
         let mut all = BTreeMap::new();
         for (name, section) in configured {
-            let mut handler = Handler::new(name, section, state, systemd);
+            let mut handler = Handler::new(name, section, state, shim, systemd);
             handler.features = match handler.run(&["features"], None).await {
                 Ok(text) => features(&text),
                 Err(error) => {
@@ -105,14 +108,40 @@ impl Handlers {
 }
 
 impl Handler {
-    fn new(name: &str, section: &RuntimeSection, state: &Path, systemd: bool) -> Self {
+    fn new(name: &str, section: &RuntimeSection, state: &Path, shim: &Path, systemd: bool) -> Self {
         let root = section.root.clone().unwrap_or_else(|| state.join("runtimes").join(name));
-        let mut options = vec!["--root".to_owned(), root.to_string_lossy().into_owned()];
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut options = vec!["--root".to_owned(), text(&root)];
         if systemd {
             options.push("--systemd-cgroup".to_owned());
         }
+        let program = match section.kind {
+            RuntimeKind::Oci => section.path.clone(),
+            RuntimeKind::ShimV2 => {
+                options.extend(["--shim-v2".to_owned(), text(&section.path)]);
+                if let Some(path) = &section.config_path {
+                    options.extend(["--config-path".to_owned(), text(path)]);
+                }
+                shim.to_owned()
+            }
+        };
         options.extend(section.options.iter().cloned());
-        Self { name: name.to_owned(), program: section.path.clone(), options, systemd, features: Features::default() }
+        let (name, kind, features) = (name.to_owned(), section.kind, Features::default());
+        Self { name, program, options, root, kind, systemd, features }
+    }
+
+    /// Whether a shim of its own makes its containers, with a process of ours standing in for each.
+    pub fn stands_in(&self) -> bool {
+        self.kind == RuntimeKind::ShimV2
+    }
+
+    /// The first process of a container, where `known` may only stand in for it.
+    pub fn process(&self, id: &str, known: i32) -> i32 {
+        if !self.stands_in() {
+            return known;
+        }
+        let text = std::fs::read_to_string(self.root.join(id).join("task.pid")).unwrap_or_default();
+        text.trim().parse().ok().filter(|pid| *pid > 1).unwrap_or(known)
     }
 
     /// Whether its containers' cgroups are made by systemd, as it is told.
@@ -126,6 +155,7 @@ impl Handler {
             program: self.program.to_string_lossy().into_owned(),
             options: self.options.clone(),
             bundle: bundle.to_string_lossy().into_owned(),
+            stand_in: self.stands_in(),
         }
     }
 
@@ -188,5 +218,27 @@ mod tests {
         let oci = handlers.find("kata").unwrap().oci(Path::new("/bundle"));
         assert_eq!(oci.options, ["--root", "/run/n/runtimes/kata", "--systemd-cgroup"]);
         assert_eq!(Handlers::default().known(), "none is configured");
+    }
+
+    #[test]
+    fn a_shim_is_spoken_to_by_our_own_program() {
+        let directory = tempfile::tempdir().unwrap();
+        let section = RuntimeSection {
+            path: "/opt/containerd-shim-kata-v2".into(),
+            kind: RuntimeKind::ShimV2,
+            config_path: Some("/etc/kata.toml".into()),
+            root: Some(directory.path().to_owned()),
+            ..RuntimeSection::default()
+        };
+        let handler = Handler::new("kata", &section, Path::new("/run/n"), Path::new("/shim"), false);
+        let oci = handler.oci(Path::new("/bundle"));
+        let root = directory.path().to_str().unwrap();
+        let options = ["--root", root, "--shim-v2", "/opt/containerd-shim-kata-v2", "--config-path", "/etc/kata.toml"];
+        assert_eq!(oci.options, options);
+        assert!(oci.program == "/shim" && oci.stand_in);
+        assert_eq!(handler.process("c1", 7), 7);
+        std::fs::create_dir(directory.path().join("c1")).unwrap();
+        std::fs::write(directory.path().join("c1/task.pid"), "99").unwrap();
+        assert_eq!(handler.process("c1", 7), 99);
     }
 }

@@ -100,6 +100,27 @@ pub fn container(spec: &LaunchSpec, inputs: &Inputs<'_>) -> Result<Value, OciSpe
     }))
 }
 
+/// The root of a container whose shim mounts it itself, in containerd's words. Nothing is left to our launcher to mount then.
+pub fn root_mounts(spec: &mut LaunchSpec) -> Result<Value, OciSpecError> {
+    if let Some(mount) = spec.mounts.iter().find(|mount| mount.image.is_some()) {
+        return Err(OciSpecError::NotOffered(format!("an image as a volume, for {},", mount.target)));
+    }
+    let root = &mut spec.rootfs;
+    let lower = std::mem::take(&mut root.lower);
+    Ok(match lower.as_slice() {
+        [only] if root.upper.is_empty() => json!([{"type": "bind", "source": only, "options": ["bind", "ro"]}]),
+        layers => {
+            let mut options = vec![format!("lowerdir={}", layers.join(":"))];
+            if !root.upper.is_empty() {
+                options.extend([format!("upperdir={}", root.upper), format!("workdir={}", root.work)]);
+            }
+            // the quotes keep the commas of the categories
+            options.extend(root.context.iter().map(|context| format!("context=\"{context}\"")));
+            json!([{"type": "overlay", "source": "overlay", "options": options}])
+        }
+    })
+}
+
 /// `config.json` of the first container of a pod. `root` is an empty directory, `reaper` the program that is to be in it.
 pub(super) fn sandbox_container(
     pod: &SandboxRecord,

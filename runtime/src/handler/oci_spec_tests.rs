@@ -189,3 +189,20 @@ fn what_cannot_be_said_is_refused() {
     bytes.process.env = vec![STANDARD.encode(b"A=\xff")];
     assert!(matches!(document(&bytes, |_| {}), Err(OciSpecError::Text { .. })));
 }
+
+#[test]
+fn a_root_that_another_shim_mounts_is_not_mounted_by_us() {
+    let mut spec = spec();
+    spec.rootfs.lower = vec!["/l/2".into(), "/l/1".into()];
+    (spec.rootfs.upper, spec.rootfs.work) = ("/c/upper".into(), "/c/work".into());
+    let expected = json!([{"type": "overlay", "source": "overlay",
+        "options": ["lowerdir=/l/2:/l/1", "upperdir=/c/upper", "workdir=/c/work"]}]);
+    assert_eq!(root_mounts(&mut spec).unwrap(), expected);
+    assert!(spec.rootfs.lower.is_empty() && spec.rootfs.target == "/layers/merged");
+    let mut single = LaunchSpec { rootfs: Rootfs { lower: vec!["/l/1".into()], ..Rootfs::default() }, ..spec };
+    let expected = json!([{"type": "bind", "source": "/l/1", "options": ["bind", "ro"]}]);
+    assert_eq!(root_mounts(&mut single).unwrap(), expected);
+    single.mounts = vec![Mount { target: "/image".into(), image: Some(Rootfs::default()), ..Mount::default() }];
+    let refused = root_mounts(&mut single).unwrap_err().to_string();
+    assert_eq!(refused, "an image as a volume, for /image, is not offered by runtime handlers");
+}

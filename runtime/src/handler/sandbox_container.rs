@@ -47,7 +47,7 @@ pub async fn start(
         oci: Some(handler.oci(&bundle)),
         ..LaunchSpec::default()
     };
-    Ok(shim.start(spec).await?.pid)
+    Ok(handler.process(&pod.id, shim.start(spec).await?.pid))
 }
 
 fn write(bundle: &Path, root: &Path, text: &str) -> Result<(), SandboxContainerError> {

@@ -84,6 +84,12 @@ impl Pods {
                     });
                 }
                 forget_strangers(&shim, &record.id, &states, &containers).await;
+                let first_ended = states.iter().any(|one| one.container == record.id && one.exit_code.is_some());
+                let handler = environment.host.handlers.find(&record.runtime_handler);
+                if first_ended && handler.is_some_and(crate::handler::Handler::stands_in) {
+                    // while nobody looked, its shim or its machine went
+                    record.state = SandboxState::NotReady;
+                }
                 (Some(shim), Some(events))
             }
             None => {

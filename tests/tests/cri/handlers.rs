@@ -1,10 +1,12 @@
-//! Runtime handlers: Debian's runc and crun make the containers, our shim is their parent.
+//! Runtime handlers: Debian's runc and crun make the containers, our shim is their parent; and Debian's shim of containerd's,
+//! which is told by ttrpc.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nodeagent_cri_api::*;
@@ -20,6 +22,9 @@ type Trial = fn(Shared) -> Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 /// crun 1.8 refuses hosts where cgroup v2 has a controller beside v1's hierarchies: it is not shown v2 there.
 const WITHOUT_V2: &str = "#!/bin/sh\nexec unshare -m /bin/sh -c \
     'umount -l /sys/fs/cgroup/unified 2>/dev/null; exec /usr/bin/crun \"$@\"' crun \"$@\"\n";
+
+/// The handler whose containers are made by a shim of containerd's kind.
+const SHIM_V2: &str = "shim-v2";
 
 /// What is installed, by the names that pods ask for.
 struct Installed {
@@ -55,6 +60,14 @@ fn installed() -> Result<Installed> {
         names.push(name);
     }
     ensure!(!names.is_empty(), "neither runc nor crun is installed");
+    let path = Path::new("/usr/bin/containerd-shim-runc-v2");
+    match path.exists() && names.contains(&"runc") {
+        true => {
+            settings.push_str(&format!("[runtimes.{SHIM_V2}]\nkind = \"shim-v2\"\npath = {path:?}\n"));
+            names.push(SHIM_V2);
+        }
+        false => eprintln!("SKIPPED: runtime handlers: {} or runc is not installed", path.display()),
+    }
     Ok(Installed { names, settings: Box::leak(settings.into_boxed_str()), _directory: Some(directory) })
 }
 
@@ -71,6 +84,13 @@ pub fn add(suite: &mut Suite) {
     add("handlers: an exec's timeout ends everything that the command started", |node| Box::pin(timeout(node)));
     add("handlers: a terminal is one in another runtime's container too", |node| Box::pin(terminal(node)));
     add("handlers: pods go on while the daemon is dead, and changed limits arrive", |node| Box::pin(survival(node)));
+    add("handlers: the shim of another runtime serves a pod, and goes with it", |node| Box::pin(shim_of_pod(node)));
+    add("handlers: a pod whose other shim is killed ends, and nothing of it is left", |node| {
+        Box::pin(shim_killed(node))
+    });
+    add("handlers: a pod of another shim ends with our shim", |node| Box::pin(own_shim_killed(node)));
+    add("handlers: what a container of another shim wrote last is in its log", |node| Box::pin(last_words(node)));
+    add("handlers: a container of another shim that takes too much memory is OOMKilled", |node| Box::pin(memory(node)));
     add("handlers: unknown ones are refused with a list of those that are known", |node| Box::pin(unknown(node)));
 }
 
@@ -290,5 +310,159 @@ async fn unknown(node: Shared) -> Result<()> {
         let features = handler.features.context("a handler without features")?;
         ensure!(!features.user_namespaces, "{} offers user namespaces", handler.name);
     }
+    Ok(())
+}
+
+/// The process of a pod's other shim, by what is kept of it.
+async fn other_shim(node: &Node, pod: &str) -> Result<(i32, PathBuf)> {
+    let root = node.own()?.lock().await.directory().join("state/runtimes").join(SHIM_V2);
+    let text = fs::read_to_string(root.join(pod).join("shim.json")).context("what is kept of the other shim")?;
+    let kept: serde_json::Value = serde_json::from_str(&text)?;
+    let pid = kept["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).context(text.clone())?;
+    let socket = kept["address"].as_str().and_then(|address| address.strip_prefix("unix://")).context(text.clone())?;
+    let line = fs::read(format!("/proc/{pid}/cmdline")).context("the other shim does not run")?;
+    ensure!(String::from_utf8_lossy(&line).contains("containerd-shim-runc-v2"), "process {pid} is another one");
+    Ok((pid, socket.into()))
+}
+
+/// Waits until it is so; what is waited for tells nobody.
+async fn eventually(what: &str, mut so: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !so() {
+        ensure!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+fn has_shim_v2() -> bool {
+    let has = INSTALLED.names.contains(&SHIM_V2);
+    if !has {
+        eprintln!("SKIPPED: there is no shim of containerd's");
+    }
+    has
+}
+
+async fn shim_of_pod(node: Shared) -> Result<()> {
+    if !has_shim_v2() {
+        return Ok(());
+    }
+    let (pod, config, image) = pod(&node, SHIM_V2).await?;
+    let (pid, socket) = other_shim(&node, &pod).await?;
+    let one = node.launch(&pod, &config, &idle("one", &image)).await?;
+    let other = node.launch(&pod, &config, &idle("other", &image)).await?;
+    for id in [&one, &other] {
+        ensure!(other_shim(&node, id).await?.0 == pid, "it has a shim of its own");
+    }
+    // the containers are the other shim's children, and what it mounts for them is nobody else's
+    let root = node.own()?.lock().await.directory().join("state/runtimes").join(SHIM_V2);
+    let task = fs::read_to_string(root.join(&one).join("task.pid"))?;
+    let stat = fs::read_to_string(format!("/proc/{task}/stat"))?;
+    let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)).context("its parent")?;
+    ensure!(parent == pid.to_string(), "its parent is {parent}");
+    let mounted = |mounts: &str| mounts.contains(&format!("{SHIM_V2}/{one}/rootfs"));
+    ensure!(mounted(&fs::read_to_string(format!("/proc/{pid}/mountinfo"))?), "its root is not mounted");
+    ensure!(!mounted(&fs::read_to_string("/proc/self/mountinfo")?), "the host sees its root");
+    node.stop_container(&one, 10).await?;
+    node.remove_container(&one).await?;
+    ensure!(!root.join(&one).exists(), "what was kept of it is still there");
+    ensure!(node.output(&other, &["echo", "still"]).await? == "still\n", "the other one is gone too");
+    node.remove_pod(&pod).await?;
+    let left: Vec<_> = fs::read_dir(&root)?.flatten().map(|entry| entry.file_name()).collect();
+    ensure!(left.iter().all(|name| name == "events" || name == "runc"), "left: {left:?}");
+    ensure!(fs::read_dir(root.join("events"))?.next().is_none(), "left: a socket for events");
+    ensure!(!socket.exists(), "left: {}", socket.display());
+    ensure!(!Path::new(&format!("/proc/{pid}/cmdline")).exists(), "the other shim still runs");
+    Ok(())
+}
+
+async fn shim_killed(node: Shared) -> Result<()> {
+    if !has_shim_v2() {
+        return Ok(());
+    }
+    let (pod, config, image) = pod(&node, SHIM_V2).await?;
+    let (pid, socket) = other_shim(&node, &pod).await?;
+    let id = node.launch(&pod, &config, &idle("c", &image)).await?;
+    let root = node.own()?.lock().await.directory().join("state/runtimes").join(SHIM_V2);
+    let task = fs::read_to_string(root.join(&id).join("task.pid"))?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+    let status = node.exited(&id).await?;
+    ensure!(status.exit_code == 255, "{status:?}");
+    eventually("the container's process has ended", || !Path::new(&format!("/proc/{task}")).exists()).await?;
+    let mut ready = true;
+    for _ in 0..1500 {
+        ready = node.pod_status(&pod).await?.state() == PodSandboxState::SandboxReady;
+        if !ready {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    ensure!(!ready, "the pod is ready without its shim");
+    ensure!(node.try_create(&pod, &config, &idle("again", &image)).await.is_err(), "it takes containers");
+    node.remove_pod(&pod).await?;
+    ensure!(!root.join(&pod).exists() && !root.join(&id).exists() && !socket.exists(), "something is left");
+    // a pod of the same name gets a new one
+    let again = node.run_by(&config, SHIM_V2).await.context("another pod")?;
+    ensure!(other_shim(&node, &again).await?.0 != pid, "the same shim");
+    Ok(())
+}
+
+async fn own_shim_killed(node: Shared) -> Result<()> {
+    if !has_shim_v2() {
+        return Ok(());
+    }
+    let (pod, config, image) = pod(&node, SHIM_V2).await?;
+    let id = node.launch(&pod, &config, &idle("c", &image)).await?;
+    let root = node.own()?.lock().await.directory().join("state/runtimes").join(SHIM_V2);
+    let task = fs::read_to_string(root.join(&id).join("task.pid"))?;
+    let mut killed = 0;
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        if line.contains("--sandbox") && line.contains(&pod) {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+            killed += 1;
+        }
+    }
+    ensure!(killed == 1, "{killed} shims of pod {pod}");
+    let status = node.exited(&id).await?;
+    ensure!((status.exit_code, status.reason.as_str()) == (255, "ShimLost"), "{status:?}");
+    eventually("the container's process has ended", || !Path::new(&format!("/proc/{task}")).exists()).await?;
+    node.remove_pod(&pod).await?;
+    ensure!(!root.join(&pod).exists() && !root.join(&id).exists(), "something is left");
+    Ok(())
+}
+
+async fn last_words(node: Shared) -> Result<()> {
+    if !has_shim_v2() {
+        return Ok(());
+    }
+    let (pod, config, image) = pod(&node, SHIM_V2).await?;
+    let lines = 20_000;
+    for (name, end) in [("ends", "exit 0"), ("is-killed", "kill -9 $$")] {
+        let text = format!("i=0; while [ $i -lt {lines} ]; do echo line-$i; i=$((i+1)); done; echo the-last; {end}");
+        // not process 1, which would kill itself in vain
+        let wanted = script(name, &image, &format!("exec 2>/dev/null; sh -c '{text}'; exit $?"));
+        let id = node.launch(&pod, &config, &wanted).await?;
+        let status = node.exited(&id).await?;
+        let log = fs::read_to_string(&status.log_path)?;
+        ensure!(log.lines().count() == lines + 1, "{name}: {} lines", log.lines().count());
+        ensure!(log.ends_with(" stdout F the-last\n"), "{name}: the last line is missing");
+    }
+    Ok(())
+}
+
+async fn memory(node: Shared) -> Result<()> {
+    if !has_shim_v2() {
+        return Ok(());
+    }
+    let (pod, config, image) = pod(&node, SHIM_V2).await?;
+    let mut wanted = script("eater", &image, "exec tail /dev/zero");
+    let linux = wanted.linux.get_or_insert_default();
+    linux.resources = Some(LinuxContainerResources { memory_limit_in_bytes: 32 << 20, ..Default::default() });
+    let id = node.launch(&pod, &config, &wanted).await?;
+    let status = node.exited(&id).await?;
+    ensure!((status.exit_code, status.reason.as_str()) == (137, "OOMKilled"), "{status:?}");
     Ok(())
 }

@@ -56,6 +56,11 @@ pub struct OciRuntime {
     pub options: Vec<String>,
     /// Directory with `config.json`; files of each step are written here too.
     pub bundle: String,
+    /// What `create` leaves stands in for a container that another shim makes, perhaps in a machine of its own: it is told
+    /// to have that killed (by signal 64), and only if that takes too long killed itself. A file `oom` in the bundle says
+    /// that memory was short.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub stand_in: bool,
 }
 
 /// Who attaches the launcher to the container's cgroups.

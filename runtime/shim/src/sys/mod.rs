@@ -19,7 +19,7 @@ pub use privileges::{
 };
 pub use process::{
     Ended, clone_process, default_signals, end_now, new_session_keyring, pidfd_open, pidfd_signal, rlimit, send_signal,
-    set_rlimit, wait_any, wait_signal,
+    set_rlimit, signal_at_end_of_parent, wait_any, wait_signal,
 };
 
 /// Turns the return value of a raw call into a result.

@@ -78,6 +78,12 @@ pub fn send_signal(pid: i32, signal: i32) -> nix::Result<()> {
     check(unsafe { libc::kill(pid, signal) }.into()).map(drop)
 }
 
+/// Has a signal sent to this process when its parent ends.
+pub fn signal_at_end_of_parent(signal: i32) -> nix::Result<()> {
+    // SAFETY: a number; no memory is passed.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) }.into()).map(drop)
+}
+
 /// A descriptor for a process (5.3).
 pub fn pidfd_open(pid: i32) -> nix::Result<OwnedFd> {
     // SAFETY: two numbers.

@@ -10,6 +10,7 @@ use super::{Done, Pod};
 use crate::clock;
 use crate::container::{self, ContainerError, ContainerRecord, Exit, Phase, Reason};
 use crate::events::EventKind;
+use crate::handler::Handler;
 use crate::sandbox::command::ContainerReply;
 use crate::sandbox::{PodError, ShimError, Started};
 use crate::state::Kind;
@@ -166,7 +167,12 @@ impl Pod {
             match of_pod {
                 true if !self.record.ready() => {}
                 true => {
-                    log::error!(id = id; "the first container of the sandbox has ended, and what shared its processes")
+                    log::error!(id = id; "the first container of the sandbox has ended, and what shared its processes");
+                    let handlers = &self.environment.host.handlers;
+                    if handlers.find(&self.record.runtime_handler).is_some_and(Handler::stands_in) {
+                        // its shim, or its machine, is gone: kubelet makes another pod of one that is not ready
+                        self.stop();
+                    }
                 }
                 false => log::warn!(id = id; "an unknown container ended"),
             }
