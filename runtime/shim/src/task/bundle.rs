@@ -26,20 +26,33 @@ pub fn take_over(from: &Path, home: &Home) -> Result<Bundle, TaskError> {
     let wrong = |reason: String| TaskError::Document { path: path.clone(), reason };
     let mut document: Value = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
     let mounts = from.join("rootfs.json");
-    let root: Vec<RootMount> = match home::read(&mounts) {
-        Ok(text) => serde_json::from_slice(&text)
-            .map_err(|error| TaskError::Document { path: mounts.clone(), reason: error.to_string() })?,
+    let root = match home::read(&mounts) {
+        Ok(text) => root_mounts(&text).ok_or_else(|| TaskError::Document {
+            path: mounts.clone(),
+            reason: "no list of mounts, each with `type`, `source` and `options`".to_owned(),
+        })?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(TaskError::file("read", mounts)(error)),
     };
     if !root.is_empty() {
         // where shims mount it
-        document["root"]["path"] = json!("rootfs");
+        let place = document.get_mut("root").and_then(Value::as_object_mut);
+        place.ok_or_else(|| wrong("root is missing".to_owned()))?.insert("path".to_owned(), json!("rootfs"));
     }
     let pod = pod(&document).ok_or_else(|| wrong(format!("annotations: {POD} is missing")))?;
     let terminal = document["process"]["terminal"] == json!(true);
     home.write("config.json", document.to_string().as_bytes())?;
     Ok(Bundle { pod, root, terminal })
+}
+
+fn root_mounts(text: &[u8]) -> Option<Vec<RootMount>> {
+    let document: Value = serde_json::from_slice(text).ok()?;
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let mount = |mount: &Value| {
+        let options = mount["options"].as_array()?.iter().map(text).collect::<Option<_>>()?;
+        Some(RootMount { kind: text(&mount["type"])?, source: text(&mount["source"])?, options })
+    };
+    document.as_array()?.iter().map(mount).collect()
 }
 
 /// The pod of a task.
@@ -82,6 +95,9 @@ mod tests {
         assert_eq!(written["root"], json!({"path": "rootfs", "readonly": true}));
         assert_eq!(written["process"]["cwd"], "/");
         assert_eq!(pod_of(&home).unwrap(), "p1");
+        std::fs::write(from.join("rootfs.json"), r#"[{"type":"overlay"}]"#).unwrap();
+        assert!(take_over(&from, &home).unwrap_err().to_string().contains("rootfs.json: no list of mounts"));
+        std::fs::remove_file(from.join("rootfs.json")).unwrap();
         std::fs::write(from.join("config.json"), "{}").unwrap();
         assert!(take_over(&from, &home).unwrap_err().to_string().contains("sandbox-id is missing"));
     }

@@ -62,10 +62,9 @@ impl Streams {
 }
 
 /// What the shim mounts as a container's root.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RootMount {
     /// Of the file system.
-    #[serde(rename = "type")]
     pub kind: String,
     /// Of what.
     pub source: String,

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use super::wire::Malformed;
 
 /// A step that failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum TaskError {
     /// Told something that it does not know.
     #[error("{0}")]
@@ -106,6 +106,13 @@ pub enum TaskError {
     /// What another process of ours reported.
     #[error("{0}")]
     Reported(String),
+}
+
+/// In the words of [`std::fmt::Display`]: the tables of a derived one would be in the memory of every pod's shim.
+impl std::fmt::Debug for TaskError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, formatter)
+    }
 }
 
 /// gRPC's numbers.

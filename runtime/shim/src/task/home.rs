@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+use serde_json::{Value, json};
 
 use super::error::TaskError;
 
@@ -20,24 +21,37 @@ const MAX_ID: usize = 128;
 const MAX_SOCKET: usize = 108;
 
 /// How a shim is reached.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     /// `unix://` and a path.
     pub address: String,
     /// Of its task service: 2 or 3.
     pub version: u32,
     /// Its process, 0 for none that is known.
-    #[serde(default)]
     pub pid: i32,
     /// When that began, in ticks since the boot: a number alone may have been given to another one.
-    #[serde(default)]
     pub began: u64,
     /// Whether the task is the first of its pod, with which the shim ends.
-    #[serde(default)]
     pub of_pod: bool,
 }
 
 impl Address {
+    fn parse(text: &[u8]) -> Option<Self> {
+        let document: Value = serde_json::from_slice(text).ok()?;
+        Some(Self {
+            address: document["address"].as_str()?.to_owned(),
+            version: u32::try_from(document["version"].as_u64()?).ok()?,
+            pid: i32::try_from(document["pid"].as_i64()?).ok()?,
+            began: document["began"].as_u64()?,
+            of_pod: document["of_pod"].as_bool()?,
+        })
+    }
+
+    fn document(&self) -> Value {
+        let Self { address, version, pid, began, of_pod } = self;
+        json!({"address": address, "version": version, "pid": pid, "began": began, "of_pod": of_pod})
+    }
+
     /// The socket.
     pub fn path(&self) -> Result<&Path, TaskError> {
         let path = self.address.strip_prefix("unix://").map(Path::new).filter(|path| path.is_absolute());
@@ -119,9 +133,10 @@ impl Home {
     pub fn address(&self) -> Result<Option<Address>, TaskError> {
         let path = self.path().join("shim.json");
         match read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map(Some)
-                .map_err(|error| TaskError::Document { path, reason: error.to_string() }),
+            Ok(text) => match Address::parse(&text) {
+                Some(address) => Ok(Some(address)),
+                None => Err(TaskError::Document { path, reason: "no address of a shim".to_owned() }),
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(TaskError::File { action: "read", path, source }),
         }
@@ -129,8 +144,7 @@ impl Home {
 
     /// Notes how its shim is reached.
     pub fn note_address(&self, address: &Address) -> Result<(), TaskError> {
-        let text = serde_json::to_vec(address).unwrap_or_default();
-        self.write("shim.json", &text)
+        self.write("shim.json", address.document().to_string().as_bytes())
     }
 
     /// Writes a file of it.
@@ -205,6 +219,8 @@ mod tests {
         let read = home.address().unwrap().unwrap();
         assert_eq!((&read, read.process()), (&address, Some(pid)));
         assert_eq!(Address { began: began + 1, ..read }.process(), None);
+        home.write("shim.json", b"{}").unwrap();
+        assert!(home.address().unwrap_err().to_string().ends_with("shim.json: no address of a shim"));
         home.remove().unwrap();
         home.remove().unwrap();
     }

@@ -102,26 +102,25 @@ fn surroundings() -> Vec<String> {
 
 /// The address alone, or since containerd 1.7 a document.
 fn parse_start(program: &str, said: &[u8]) -> Result<Address, TaskError> {
-    #[derive(serde::Deserialize)]
-    struct Bootstrap {
-        version: u32,
-        address: String,
-        #[serde(default)]
-        protocol: String,
-    }
     let wrong = |said: String| TaskError::Program { program: program.to_owned(), action: "start".to_owned(), said };
     let text = String::from_utf8_lossy(said);
     let text = text.trim();
     let (version, address) = if text.starts_with('{') {
-        let bootstrap: Bootstrap =
+        let document: serde_json::Value =
             serde_json::from_str(text).map_err(|error| wrong(format!("an answer that is none: {error}")))?;
-        if !matches!(bootstrap.version, 2 | 3) {
-            return Err(wrong(format!("version {} of the task service; known are 2 and 3", bootstrap.version)));
+        let version = match document["version"].as_u64() {
+            Some(2) => 2,
+            Some(3) => 3,
+            _ => {
+                let said = &document["version"];
+                return Err(wrong(format!("version {said} of the task service; known are 2 and 3")));
+            }
+        };
+        let protocol = document["protocol"].as_str().unwrap_or_default();
+        if !protocol.is_empty() && !protocol.eq_ignore_ascii_case("ttrpc") {
+            return Err(wrong(format!("protocol `{protocol}`; known is `ttrpc`")));
         }
-        if !bootstrap.protocol.is_empty() && !bootstrap.protocol.eq_ignore_ascii_case("ttrpc") {
-            return Err(wrong(format!("protocol `{}`; known is `ttrpc`", bootstrap.protocol)));
-        }
-        (bootstrap.version, bootstrap.address)
+        (version, document["address"].as_str().unwrap_or_default().to_owned())
     } else {
         (2, text.to_owned())
     };
@@ -274,7 +273,7 @@ mod tests {
         for (text, why) in [
             (r#"{"version":4,"address":"unix:///s"}"#, "known are 2 and 3"),
             (r#"{"version":3,"address":"unix:///s","protocol":"grpc"}"#, "protocol `grpc`; known is `ttrpc`"),
-            (r#"{"version":3}"#, "missing field `address`"),
+            (r#"{"version":3}"#, "only `unix://`"),
             ("", "only `unix://`"),
         ] {
             let error = parse(text).unwrap_err().to_string();
