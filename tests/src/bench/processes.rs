@@ -6,8 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::unistd::{SysconfVar, sysconf};
 
-/// A word in the command line of everything that runs in a container, so that it is not taken for the runtime.
+/// A word in the command line of a container's shell, so that it is not taken for the runtime.
 pub const WORKLOAD: &str = "nodeagent-workload";
+
+/// How long that shell's child sleeps, in seconds: its word, which no other sleeping process has.
+pub const SLEEPS: &str = "86397";
 
 /// Processes of a runtime at one moment.
 #[derive(Debug, Clone, Copy, Default)]
@@ -29,7 +32,8 @@ pub fn taken(daemon: u32, others: &[u32]) -> Result<Taken> {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         // one that ends meanwhile has no files any more
         let Ok(command) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
-        let workload = command.windows(WORKLOAD.len()).any(|part| part == WORKLOAD.as_bytes());
+        let says = |word: &str| command.windows(word.len()).any(|part| part == word.as_bytes());
+        let workload = says(WORKLOAD) || says(SLEEPS);
         if others.contains(&pid) || pid == std::process::id() || pid == 1 || workload {
             continue;
         }

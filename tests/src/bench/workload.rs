@@ -11,7 +11,7 @@ use tokio::time::{interval, sleep};
 
 use super::figures::{Durations, Figure};
 use super::growth::Holdings;
-use super::processes::{Taken, WORKLOAD, taken};
+use super::processes::{SLEEPS, Taken, WORKLOAD, taken};
 use crate::client::Cri;
 
 /// The row of making a container.
@@ -281,7 +281,7 @@ impl Workload {
 
 /// What a container runs: a shell that obeys SIGTERM once it has said so.
 pub(super) fn script() -> String {
-    format!(": {WORKLOAD}; trap 'exit 0' TERM; echo armed; while :; do sleep 86399 & wait $!; done")
+    format!(": {WORKLOAD}; trap 'exit 0' TERM; echo armed; while :; do sleep {SLEEPS} & wait $!; done")
 }
 
 fn port_mapping(port: u16) -> PortMapping {
