@@ -12,6 +12,7 @@ pub mod demo;
 pub mod depot;
 pub mod first_boot;
 pub mod http;
+pub mod hung_mount;
 pub mod image;
 pub mod leaks;
 pub mod outside;

@@ -13,6 +13,7 @@ mod dialects;
 mod escapes;
 mod exec;
 mod handlers;
+mod hung_mount;
 mod image_volumes;
 mod images;
 mod inside;
@@ -59,6 +60,7 @@ fn run() -> anyhow::Result<ExitCode> {
     escapes::add(&mut suite);
     exec::add(&mut suite);
     handlers::add(&mut suite);
+    hung_mount::add(&mut suite);
     logs::add(&mut suite);
     metrics::add(&mut suite);
     recovery::add(&mut suite);
