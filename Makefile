@@ -53,6 +53,7 @@ bench: build
 	tests/provide packages tests/bench-packages.txt
 	cargo build -q -p nodeagent-tests --bin nodeagent-bench
 	NODEAGENT_BIN_DIR=$(CURDIR)/target/bin target/debug/nodeagent-bench
+	NODEAGENT_BIN_DIR=$(CURDIR)/target/bin target/debug/nodeagent-bench --systemd
 	tests/bench-images
 	$(MAKE) bench-agent
 

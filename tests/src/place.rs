@@ -140,6 +140,8 @@ fn beside_systemd() -> Result<ExitCode> {
             "--",
         ])
         .arg(&own)
+        // by which it comes here again
+        .args(env::args_os().skip(1))
         .env(STAGE, "boot")
         .stdin(Stdio::null())
         .spawn()

@@ -38,10 +38,19 @@ enum Life {
 impl Subject {
     /// Our daemon; `builtin` says whether its bridge network runs in the daemon or as executed plugins.
     pub fn ours(builtin: bool) -> Result<Self> {
-        let daemon = Daemon::start_with("cgroup_driver = \"cgroupfs\"", &format!("builtin = {builtin}"))?;
+        let name = if builtin { "nodeagent" } else { "nodeagent, plugins run" };
+        Self::ours_by(name, "cgroupfs", builtin)
+    }
+
+    /// Our daemon with its network built in, and systemd makes its cgroups.
+    pub fn ours_by_systemd() -> Result<Self> {
+        Self::ours_by("nodeagent, systemd driver", "systemd", true)
+    }
+
+    fn ours_by(name: &str, driver: &str, builtin: bool) -> Result<Self> {
+        let daemon = Daemon::start_with(&format!("cgroup_driver = \"{driver}\""), &format!("builtin = {builtin}"))?;
         daemon.net().write(&bridge(&daemon.directory().join("addresses")))?;
         let pid = daemon.pid().context("the daemon does not run")?;
-        let name = if builtin { "nodeagent" } else { "nodeagent, plugins run" };
         Ok(Self { name: name.into(), pid, socket: daemon.socket(), life: Life::Ours { _daemon: Box::new(daemon) } })
     }
 

@@ -186,6 +186,14 @@ impl Workload {
         ])
     }
 
+    /// A pod's cgroup, below that of all: a slice below a slice, by whose name it is to be.
+    fn cgroup_of(&self, number: usize) -> String {
+        match self.parent.strip_prefix('/').and_then(|parent| parent.strip_suffix(".slice")) {
+            Some(parent) => format!("/{parent}.slice/{parent}-pod{number}.slice"),
+            None => format!("{}/pod{number}", self.parent),
+        }
+    }
+
     async fn pod(&self, name: &str, number: usize) -> Result<Pod> {
         self.pod_with(name, number, None).await
     }
@@ -205,7 +213,7 @@ impl Workload {
             labels: HashMap::from([("io.kubernetes.pod.name".into(), name)]),
             port_mappings: port.map(port_mapping).into_iter().collect(),
             linux: Some(LinuxPodSandboxConfig {
-                cgroup_parent: format!("{}/pod{number}", self.parent),
+                cgroup_parent: self.cgroup_of(number),
                 security_context: Some(LinuxSandboxSecurityContext {
                     namespace_options: Some(namespaces()),
                     ..Default::default()

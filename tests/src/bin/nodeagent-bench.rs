@@ -41,6 +41,9 @@ struct Arguments {
     /// Leave out the peer
     #[arg(long)]
     alone_in_this: bool,
+    /// Ours alone, by the systemd cgroup driver, with a systemd of its own on cgroup v2
+    #[arg(long)]
+    systemd: bool,
     /// For scripts
     #[arg(long)]
     json: bool,
@@ -58,7 +61,8 @@ fn main() -> ExitCode {
 
 fn run() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    if let Some(code) = place::enter()? {
+    let entered = if arguments.systemd { place::enter_with_systemd()? } else { place::enter()? };
+    if let Some(code) = entered {
         return Ok(code);
     }
     let plan = Plan {
@@ -81,19 +85,26 @@ fn run() -> Result<ExitCode> {
         eprintln!("measuring {}", subject.name);
         let cri = subject.client(&runtime)?;
         let logs = tempfile::tempdir()?;
-        let parent = format!("/nodeagent-bench{}", std::env::var(place::RUN).unwrap_or_default());
+        let run = std::env::var(place::RUN).unwrap_or_default();
+        let parent =
+            if arguments.systemd { format!("/nodeagentbench{run}.slice") } else { format!("/nodeagent-bench{run}") };
         let figures = runtime.block_on(async {
             let work = Workload::new(cri, &registry.reference("library/busybox:1"), logs.path(), &parent).await?;
             work.measure(plan, subject.pid, &[registry.pid()]).await
         })?;
         columns.push(Column { subject: subject.name.clone(), figures });
         drop(subject);
-        leaks::remove_cgroup_tree(&parent)
+        // slices go with the systemd that made them
+        if arguments.systemd { Ok(()) } else { leaks::remove_cgroup_tree(&parent) }
     };
     let mut code = ExitCode::SUCCESS;
-    measure(Subject::ours(true)?, arguments.rounds)?;
-    measure(Subject::ours(false)?, 0)?;
-    if !arguments.alone_in_this {
+    if arguments.systemd {
+        measure(Subject::ours_by_systemd()?, 0)?;
+    } else {
+        measure(Subject::ours(true)?, arguments.rounds)?;
+        measure(Subject::ours(false)?, 0)?;
+    }
+    if !arguments.alone_in_this && !arguments.systemd {
         match Subject::containerd(&registry.reference("pause:1"))? {
             Some(peer) => {
                 let name = peer.name.clone();
