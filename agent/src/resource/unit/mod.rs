@@ -318,6 +318,10 @@ impl Unit {
 
     fn started_by(&self, host: &Host, unit: &UnitStatus) -> Result<Option<String>, ObserveError> {
         let Some(starts) = &self.desired.starts else { return Ok(None) };
+        if unit.is_masked() {
+            // it starts nothing, and its file is a link to /dev/null
+            return Ok(None);
+        }
         let mut last: Option<(&String, String)> = None;
         for path in std::iter::once(&unit.fragment).chain(&unit.drop_ins).filter(|path| !path.is_empty()) {
             let text = host.root.read(path)?.unwrap_or_default();
