@@ -7,6 +7,7 @@ mod bench;
 use bench::{Bench, state_of};
 use nodeagent::exit::Exit;
 use nodeagent::host::fake::{FakeUnit, Repository};
+use nodeagent::host::systemd::UnitFileState;
 use nodeagent::reconcile::{Report, ResourceState};
 
 /// No kernel, so that taking back is exact: modules are never unloaded.
@@ -329,4 +330,33 @@ async fn a_repair_that_is_given_up_says_who_is_known_to_do_such_things() {
     bench.fake.systemd.set("tuned.service", FakeUnit::running());
     let tuned = fix(&bench.reconcile(config).await);
     assert!(tuned.contains("tuned.service"), "{tuned}");
+}
+
+const RUNTIME: &str = "nodeagent-runtime.service";
+
+#[tokio::test]
+async fn a_drop_in_of_others_that_starts_another_runtime_is_a_conflict_that_names_it() {
+    let bench = Bench::new(&[]);
+    bench.apply(QUIET).await;
+    let theirs = "/etc/systemd/system/nodeagent-runtime.service.d/99-site.conf";
+    bench.fake.edit(theirs, "[Service]\nExecStart=\nExecStart=/opt/runtime\n").unwrap();
+    // the first run has systemd read it, the second one finds who starts what
+    bench.apply(QUIET).await;
+    let report = bench.apply(QUIET).await;
+    let entry = report.resources.iter().find(|entry| entry.id.as_str() == "unit/nodeagent-runtime.service").unwrap();
+    assert_eq!(entry.state, ResourceState::Conflict, "{entry:?}");
+    assert!(format!("{entry:?}").contains(theirs), "{entry:?}");
+}
+
+#[tokio::test]
+async fn the_file_of_a_masked_unit_is_not_looked_into() {
+    let bench = Bench::new(&[]);
+    bench.apply(QUIET).await;
+    let directory = bench.dir.path().join("etc/systemd/system");
+    std::fs::create_dir_all(&directory).unwrap();
+    // as the device that a mask leads to, this is no file that could be read
+    std::os::unix::fs::symlink("/usr", directory.join(RUNTIME)).unwrap();
+    bench.fake.systemd.set(RUNTIME, FakeUnit { state: UnitFileState::Masked, ..FakeUnit::disabled() });
+    let report = bench.apply(QUIET).await;
+    assert_eq!(state_of(&report, "unit/nodeagent-runtime.service"), Some(ResourceState::Conflict), "{report:?}");
 }

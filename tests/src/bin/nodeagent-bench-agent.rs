@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use nodeagent_tests::agent_bench::{FIGURES, Host, Values, Way, figures};
+use nodeagent_tests::bench;
 use nodeagent_tests::bench::report::{self, Column};
 use nodeagent_tests::{daemon, place};
 
@@ -27,13 +28,7 @@ const WAY: &str = "NODEAGENT_BENCH_WAY";
 const RESULT: &str = "NODEAGENT_BENCH_RESULT";
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    bench::ended(run())
 }
 
 fn run() -> Result<ExitCode> {

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use nodeagent_tests::bench::launcher;
 use nodeagent_tests::bench::report::{self, Column};
 use nodeagent_tests::bench::subject::Subject;
 use nodeagent_tests::bench::workload::{Plan, Workload};
+use nodeagent_tests::bench::{self, launcher};
 use nodeagent_tests::image::Image;
 use nodeagent_tests::registry::{Access, Registry};
 use nodeagent_tests::{leaks, place};
@@ -50,13 +50,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    bench::ended(run())
 }
 
 fn run() -> Result<ExitCode> {

@@ -187,7 +187,8 @@ impl Systemd for FakeSystemd {
             active_state: word("active", if unit.broken && unit.starts > 0 { "failed" } else { "inactive" }),
             sub_state: word("running", "dead"),
             unit_file_state: unit.state,
-            fragment: format!("/usr/lib/systemd/system/{name}"),
+            // a mask is a link in /etc, by which systemd then finds the unit
+            fragment: format!("{}/systemd/system/{name}", if masked { "/etc" } else { "/usr/lib" }),
             drop_ins: now.iter().map(|(path, _)| path.clone()).collect(),
             need_daemon_reload: state.read.get(name).is_some_and(|read| *read != now),
             invocation: format!("{:032x}", unit.starts),
