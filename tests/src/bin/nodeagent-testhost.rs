@@ -24,6 +24,9 @@ enum Command {
         /// Which Debian, and so which EL.
         #[arg(long, value_enum, default_value = "bookworm")]
         suite: Suite,
+        /// Leaves out the boot.
+        #[arg(long)]
+        only_image: bool,
     },
     /// Runs a command as root in a throwaway copy; its exit status is ours (124: it took too long).
     Run {
@@ -96,9 +99,11 @@ fn main() -> ExitCode {
 
 fn run() -> Result<ExitCode> {
     match Arguments::parse().command {
-        Command::Build { suite } => {
+        Command::Build { suite, only_image } => {
             let image = Image::ready(suite, &mut say)?;
-            Saved::booted(&image, &Hardware::default(), &mut say)?;
+            if !only_image {
+                Saved::booted(&image, &Hardware::default(), &mut say)?;
+            }
             println!("{}", image.file("").display());
             Ok(ExitCode::SUCCESS)
         }
