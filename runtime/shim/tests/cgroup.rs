@@ -167,6 +167,28 @@ fn a_full_disk_loses_output_and_nothing_else() {
 }
 
 #[test]
+fn on_cgroup_v2_an_exec_has_one_of_its_own_in_its_containers() {
+    if !root() {
+        return;
+    }
+    if !Path::new("/sys/fs/cgroup/unified/cgroup.controllers").exists() {
+        eprintln!("skipped: needs cgroup v2 beside v1");
+        return;
+    }
+    let mut pod = Pod::new();
+    let mut spec = pod.container("exec sleep 1000");
+    pod.cgroup(&mut spec, &["unified"]);
+    pod.daemon.start(&spec);
+    let own = format!("/crio-{}/exec-", spec.container);
+    // a shell that has forked: both are in it
+    let (_, out, _) = pod.daemon.exec(&spec.container, "grep ^0: /proc/self/cgroup; grep ^0: /proc/$$/cgroup");
+    assert_eq!(out.lines().filter(|line| line.contains(&own)).count(), 2, "{out}");
+    let left = fs::read_dir(&spec.cgroups[0]).unwrap().flatten().filter(|e| e.path().is_dir()).count();
+    assert_eq!(left, 0);
+    pod.end();
+}
+
+#[test]
 fn an_exec_finds_a_place_in_a_container_with_threaded_cgroups() {
     if !root() {
         return;

@@ -85,9 +85,16 @@ pub struct Place {
     pub join: [Join; 2],
 }
 
-/// Becomes a further process of a running container.
-pub fn exec(spec: &ProcessSpec, user: Option<&UserNamespace>, place: &Place, streams: &Streams, status: &OwnedFd) -> ! {
-    let result = enter(spec, user, place, streams, status);
+/// Becomes a further process of a running container. `placed`: it was cloned into its cgroup.
+pub fn exec(
+    spec: &ProcessSpec,
+    user: Option<&UserNamespace>,
+    place: &Place,
+    streams: &Streams,
+    status: &OwnedFd,
+    placed: bool,
+) -> ! {
+    let result = enter(spec, user, place, streams, status, placed);
     give_up(&result, status)
 }
 
@@ -187,12 +194,15 @@ fn enter(
     place: &Place,
     streams: &Streams,
     status: &OwnedFd,
+    placed: bool,
 ) -> Result<(), LaunchError> {
     let mut keep: Vec<_> = place.join.iter().map(|namespace| &namespace.fd).collect();
     keep.extend(user.map(|user| &user.fd));
     set_streams(streams, status, &keep)?;
     process::reset()?;
-    process::attach_beside(&place.cgroups, place.first.as_ref())?;
+    if !placed {
+        process::attach_beside(&place.cgroups, place.first.as_ref())?;
+    }
     if let Some(value) = spec.oom_score_adj {
         process::set_oom_score(value, status)?;
     }

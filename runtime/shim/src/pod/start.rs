@@ -180,11 +180,19 @@ impl Pod {
                 return Err(Refusal::new(ErrorKind::System, message));
             }
         };
-        let cgroups = cgroups.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+        let cgroups: Vec<String> = cgroups.iter().map(|path| path.to_string_lossy().into_owned()).collect();
         let place = Place { cgroups, first, join };
+        // beside other hierarchies it would be in one of its cgroups only
+        let birthplace = own.as_ref().filter(|_| place.cgroups.len() == 1).and_then(Cgroup::birthplace);
         let user = self.namespaces.user().filter(|_| user);
-        let child = |streams: &Streams, status: &OwnedFd| launch::exec(&process, user, &place, streams, status);
-        let forked = self.fork_exec(caller, spec, number, child, Some(&join_pid));
+        let birth = Birth {
+            join_pid: Some(join_pid.as_fd()),
+            cgroup: birthplace.as_ref().map(AsFd::as_fd),
+            ..Birth::default()
+        };
+        let forked = self.fork_exec(caller, spec, number, &birth, |streams, status, placed| {
+            launch::exec(&process, user, &place, streams, status, placed)
+        });
         match forked {
             Ok(mut exec) => {
                 (exec.container, exec.cgroup) = (owner, own);
@@ -209,10 +217,9 @@ impl Pod {
         let process = spec.oci.as_deref().ok_or_else(|| invalid("an exec without its process in OCI's words"))?;
         let owner = self.find(&spec.container)?.number;
         let name = format!("exec-{number}");
-        let child = |streams: &Streams, status: &OwnedFd| {
+        let mut exec = self.fork_exec(caller, spec, number, &Birth::default(), |streams, status, _| {
             launch::oci_exec(&spec.container, runtime, process, &name, streams, status)
-        };
-        let mut exec = self.fork_exec(caller, spec, number, child, None)?;
+        })?;
         exec.container = owner;
         exec.oci = Some((runtime.clone(), name.clone()));
         self.execs.push(exec);
@@ -224,8 +231,8 @@ impl Pod {
         caller: Caller,
         spec: &ExecSpec,
         number: u32,
-        child: impl Fn(&Streams, &OwnedFd),
-        pid_namespace: Option<&OwnedFd>,
+        birth: &Birth<'_>,
+        child: impl Fn(&Streams, &OwnedFd, bool),
     ) -> Result<Exec, Refusal> {
         let mut output = Output::keep(usize::try_from(spec.output_limit).unwrap_or(MAX_OUTPUT).min(MAX_OUTPUT));
         let streams = Streams {
@@ -233,8 +240,7 @@ impl Pod {
             stdout: Some(self.read_from(&mut output, number, Which::Stdout)?),
             stderr: Some(self.read_from(&mut output, number, Which::Stderr)?),
         };
-        let birth = Birth { join_pid: pid_namespace.map(AsFd::as_fd), ..Birth::default() };
-        let launcher = Launcher::fork(&self.poller, number, &birth, |status, _| child(&streams, status))?;
+        let launcher = Launcher::fork(&self.poller, number, birth, |status, placed| child(&streams, status, placed))?;
         let timeout = (spec.timeout_ms > 0).then(|| Duration::from_millis(spec.timeout_ms));
         Ok(Exec::new(number, launcher, output, caller, timeout))
     }
