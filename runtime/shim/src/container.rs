@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::EpollFlags;
 
 use crate::cgroup::Cgroup;
+use crate::context::{Caller, Context, Outbox};
 use crate::launch;
 use crate::launcher::{Birth, Failure, Launcher};
 use crate::log::now;
 use crate::oci;
 use crate::output::{Output, Scratch, Which};
-use crate::pod::{Caller, Outbox};
+
 use crate::poll::{Number, Token, Watched};
 use crate::protocol::{Answer, ContainerState, Event};
 use crate::sys::Ended;
@@ -413,14 +414,4 @@ impl Container {
             context.outbox.reply(caller, Answer::Done);
         }
     }
-}
-
-/// What containers and execs need of the loop.
-pub struct Context<'a> {
-    /// The epoll set.
-    pub poller: &'a std::rc::Rc<crate::poll::Poller>,
-    /// What is to be sent.
-    pub outbox: &'a mut Outbox,
-    /// Memory for reads.
-    pub scratch: &'a mut Scratch,
 }

@@ -6,11 +6,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::cgroup::Cgroup;
-use crate::container::Context;
+use crate::context::{Caller, Context};
 use crate::launcher::{Failure, Launcher};
 use crate::oci;
 use crate::output::{Output, Scratch, Which};
-use crate::pod::Caller;
 use crate::poll::Number;
 use crate::protocol::{Answer, OciRuntime};
 use crate::sys::{self, Ended};

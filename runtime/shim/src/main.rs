@@ -5,6 +5,7 @@
 mod cgroup;
 mod connection;
 mod container;
+mod context;
 mod exec;
 mod io;
 mod launch;

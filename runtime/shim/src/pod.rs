@@ -4,7 +4,8 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::container::{Container, Context};
+use crate::container::Container;
+use crate::context::{Caller, Context, Outbox};
 use crate::exec::Exec;
 use crate::namespaces::Namespaces;
 use crate::output::{Scratch, Which};
@@ -22,40 +23,6 @@ const RETRY_MIN: Duration = Duration::from_millis(2);
 
 /// Longest pause between two such looks.
 const RETRY_MAX: Duration = Duration::from_millis(250);
-
-/// Who asked: a connection and the number of the request on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Caller {
-    /// The connection.
-    pub connection: Number,
-    /// The request.
-    pub seq: u64,
-}
-
-/// A frame to be sent.
-#[derive(Debug)]
-pub enum Outgoing {
-    /// To one connection, if it is still there.
-    Reply(Number, Reply),
-    /// To all.
-    Event(Event),
-}
-
-/// Frames to be sent, in order.
-#[derive(Debug, Default)]
-pub struct Outbox(pub Vec<Outgoing>);
-
-impl Outbox {
-    /// Answers a request.
-    pub fn reply(&mut self, caller: Caller, result: Answer) {
-        self.0.push(Outgoing::Reply(caller.connection, Reply { seq: caller.seq, result }));
-    }
-
-    /// Tells all.
-    pub fn event(&mut self, event: Event) {
-        self.0.push(Outgoing::Event(event));
-    }
-}
 
 /// A refusal.
 #[derive(Debug)]

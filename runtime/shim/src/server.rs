@@ -11,9 +11,10 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::signalfd::SignalFd;
 
 use crate::connection::{Connection, Incoming};
+use crate::context::{Caller, Outgoing};
 use crate::io::{complain, set_nonblocking};
 use crate::output::Which;
-use crate::pod::{Caller, Outgoing, Pod};
+use crate::pod::Pod;
 use crate::poll::{Number, Poller, Token, Watched};
 
 /// Connections at a time: the daemon has one, two while it is being replaced.

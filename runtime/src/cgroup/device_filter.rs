@@ -6,11 +6,8 @@ use std::path::Path;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
-use super::sys::{attach_device_program, load_device_program};
+use super::sys::{Instruction, attach_device_program, load_device_program};
 use super::{CgroupError, DeviceRule};
-
-/// As the kernel's `struct bpf_insn`.
-pub(super) type Instruction = [u8; 8];
 
 const LOAD_WORD: u8 = 0x61;
 const AND: u8 = 0x54;

@@ -5,14 +5,15 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
-use super::device_filter::Instruction;
-
 const PROG_LOAD: libc::c_int = 5;
 const PROG_ATTACH: libc::c_int = 8;
 const PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const CGROUP_DEVICE: u32 = 6;
 /// Beside those that others (systemd) attach.
 const ALLOW_MULTI: u32 = 2;
+
+/// As the kernel's `struct bpf_insn`.
+pub(super) type Instruction = [u8; 8];
 
 /// The beginning of `union bpf_attr` for loading.
 #[repr(C)]

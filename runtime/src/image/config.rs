@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::trust::TrustConfig;
-
 /// What [`super::Images::open`] needs to know.
 #[derive(Debug, Clone)]
 pub struct ImagesConfig {
@@ -68,6 +66,15 @@ impl ImagesConfig {
             timeouts: Timeouts::default(),
         }
     }
+}
+
+/// Where policy and signatures are configured.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrustConfig {
+    /// `policy.json`; without the file, everything is accepted, as it is without a policy anywhere else.
+    pub policy: Option<PathBuf>,
+    /// `registries.d`: where signatures are kept.
+    pub registries_d: Option<PathBuf>,
 }
 
 /// One registry, or a part of its name space.

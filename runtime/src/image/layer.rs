@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, oneshot};
 
-use super::error::{ErrorCode, ImageError};
+use super::error::ImageError;
+use super::error_code::ErrorCode;
 use super::manifest::{Descriptor, ManifestError};
 use super::progress::Progress;
 use super::pull::Puller;

@@ -9,6 +9,7 @@
 
 mod devices;
 mod error;
+mod idmap;
 mod mounts;
 mod oci;
 mod process;

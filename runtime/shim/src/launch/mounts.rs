@@ -11,6 +11,7 @@ use nix::sys::stat::{SFlag, fstat};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use super::error::LaunchError;
+use super::idmap::map_ids;
 use super::resolve::{Make, Root, by_descriptor};
 use super::rootfs;
 use crate::io::open_path;
@@ -97,13 +98,6 @@ fn mapped(mount: &Mount, source: &OwnedFd, user: Option<&UserNamespace>) -> Resu
     let tree = clone_tree(source, mount.recursive).map_err(failed)?;
     map_ids(&tree, user, 0).map_err(failed)?;
     Ok(tree)
-}
-
-/// Maps the ids of a copied mount, and sets further attributes.
-pub fn map_ids(tree: &OwnedFd, user: &UserNamespace, set: u64) -> nix::Result<()> {
-    let userns = u64::from(user.fd.as_raw_fd().unsigned_abs());
-    let set = set | libc::MOUNT_ATTR_IDMAP;
-    set_mount_attributes(tree, false, MountAttributes { set, userns, ..MountAttributes::default() })
 }
 
 /// Bind mount, or attachment of the copied `tree`.

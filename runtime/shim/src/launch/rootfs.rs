@@ -9,7 +9,7 @@ use nix::sys::stat::{Mode, stat};
 use nix::unistd::{Gid, Uid, chdir, chown, mkdir, symlinkat};
 
 use super::error::LaunchError;
-use super::mounts::map_ids;
+use super::idmap::map_ids;
 use super::resolve::Root;
 use crate::io::open_path;
 use crate::protocol::Rootfs;

@@ -1,6 +1,7 @@
 //! The shared PID namespace of the pod, as the shim sees it: a reaper that is being made, is there, or is not.
 
-use super::{Caller, Outbox, Pod, Refusal};
+use super::{Pod, Refusal};
+use crate::context::{Caller, Outbox};
 use crate::io::complain;
 use crate::launch;
 use crate::launcher::{Birth, Launcher};

@@ -8,9 +8,10 @@ use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use nix::unistd::pipe2;
 
-use super::{Caller, Pod, Refusal};
+use super::{Pod, Refusal};
 use crate::cgroup::Cgroup;
 use crate::container::Container;
+use crate::context::Caller;
 use crate::exec::Exec;
 use crate::io::pipe_to_read;
 use crate::launch::{self, Join, Place, Streams};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::conf::ConfError;
 use crate::content::Digest;
 use crate::image::auth_file::AuthFileError;
-use crate::image::error::ErrorCode;
+use crate::image::error_code::ErrorCode;
 
 /// A request to a registry that failed. `registry` is the host that was asked, which may be a mirror.
 #[derive(Debug, thiserror::Error)]

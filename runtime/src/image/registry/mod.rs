@@ -34,7 +34,7 @@ use reqwest::Url;
 use super::auth_file;
 use super::config::{ImagesConfig, Timeouts};
 use super::credentials::Credentials;
-use super::error::ErrorCode;
+use super::error_code::ErrorCode;
 use super::manifest::ACCEPT;
 use super::reference::Reference;
 use crate::content::memory::Lease;

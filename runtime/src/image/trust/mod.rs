@@ -14,8 +14,9 @@ mod sigstore;
 
 pub use error::TrustError;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::config::TrustConfig;
 use super::reference::Reference;
 use super::registry::Session;
 use crate::content::Digest;
@@ -27,15 +28,6 @@ use policy::{Policy, Requirement};
 /// Most signatures of one image that are looked at.
 const MAX_SIGNATURES: usize = 32;
 const MAX_SIGNATURE: u64 = 4 << 20;
-
-/// Where policy and signatures are configured.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TrustConfig {
-    /// `policy.json`; without the file, everything is accepted, as it is without a policy anywhere else.
-    pub policy: Option<PathBuf>,
-    /// `registries.d`: where signatures are kept.
-    pub registries_d: Option<PathBuf>,
-}
 
 /// What applies to one reference.
 #[derive(Debug)]
