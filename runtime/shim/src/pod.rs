@@ -10,7 +10,7 @@ use crate::exec::Exec;
 use crate::namespaces::Namespaces;
 use crate::output::{Scratch, Which};
 use crate::poll::{Number, Poller};
-use crate::protocol::{Answer, Call, ErrorKind, Event, PodSetup, Reply};
+use crate::protocol::{Answer, Call, ErrorKind, PodSetup};
 use crate::sys::{self, Ended};
 
 mod shared_pid;

@@ -3,7 +3,7 @@
 //! Targets are opened inside the root first and mounted on through their descriptor, so that a link swapped in by a
 //! container sharing the volume leads nowhere. What a mount brought up is opened anew and compared with its source.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
