@@ -268,7 +268,9 @@ fn one_mount(mount: &Mount) -> Result<Value, OciSpecError> {
     ];
     let mut options: Vec<&str> =
         names.into_iter().filter(|(flag, _)| mount.flags & flag.bits() != 0).map(|(_, name)| name).collect();
-    options.extend(mount.data.split(',').filter(|option| !option.is_empty()));
+    // the label is said once for all of them, by mountLabel
+    let data = mount.data.split_once("context=").map_or(mount.data.as_str(), |(before, _)| before);
+    options.extend(data.split(',').filter(|option| !option.is_empty()));
     if mount.readonly && !options.contains(&"ro") {
         options.push("ro");
     }

@@ -113,7 +113,7 @@ fn mounts_keep_their_options_and_cgroups_are_the_runtimes_affair() {
         source: "tmpfs".into(),
         target: "/dev".into(),
         flags: (MsFlags::MS_NOSUID | MsFlags::MS_STRICTATIME).bits(),
-        data: "mode=755,size=65536k".into(),
+        data: "mode=755,size=65536k,context=\"system_u:object_r:container_file_t:s0:c4,c5\"".into(),
         ..Mount::default()
     };
     let volume = Mount {

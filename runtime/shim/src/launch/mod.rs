@@ -168,7 +168,7 @@ fn start(
     let shared = mounts::take_shared(&spec.mounts)?;
     mounts::cut_off()?;
     let root = rootfs::mount_layers(&spec.rootfs, user)?;
-    mounts::mount_all(&root, &spec.mounts, shared, user)?;
+    mounts::mount_all(&root, &spec.mounts, shared, user, spec.rootfs.context.as_deref())?;
     devices::make_all(&root, &spec.devices)?;
     devices::default_links(&root, &spec.mounts)?;
     if !process.cwd.is_empty() {

@@ -16,7 +16,7 @@ use super::resolve::{Make, Root, by_descriptor};
 use super::rootfs;
 use crate::io::open_path;
 use crate::protocol::{Mount, Propagation};
-use crate::sys::{MountAttributes, attach_tree, clone_tree, set_mount_attributes};
+use crate::sys::{MountAttributes, attach_tree, clone_tree, set_mount_attributes, set_selinux_label};
 use crate::user_namespace::UserNamespace;
 
 /// Flags that belong to a mount and not to its file system.
@@ -54,12 +54,13 @@ pub fn cut_off() -> Result<(), LaunchError> {
         .map_err(|source| LaunchError::Attributes { target: "/".into(), source })
 }
 
-/// Makes all mounts.
+/// Makes all mounts. `label` is that of the container's files, where SELinux is on.
 pub fn mount_all(
     root: &Root,
     mounts: &[Mount],
     mut shared: Shared,
     user: Option<&UserNamespace>,
+    label: Option<&str>,
 ) -> Result<(), LaunchError> {
     let mut later = Vec::new();
     for (index, mount) in mounts.iter().enumerate() {
@@ -75,7 +76,7 @@ pub fn mount_all(
                 tree => tree,
             };
             bind(root, mount, source, tree)?;
-        } else if let Some(top) = file_system(root, mount)? {
+        } else if let Some(top) = file_system(root, mount, label)? {
             later.push((mount, top));
         }
     }
@@ -142,7 +143,7 @@ fn bind(root: &Root, spec: &Mount, source: OwnedFd, tree: Option<OwnedFd>) -> Re
 }
 
 /// Mounts a new file system; returns it when it is to become read-only after the mounts inside it are made.
-fn file_system(root: &Root, spec: &Mount) -> Result<Option<OwnedFd>, LaunchError> {
+fn file_system(root: &Root, spec: &Mount, label: Option<&str>) -> Result<Option<OwnedFd>, LaunchError> {
     let target = || spec.target.clone();
     let failed = |source| LaunchError::Mount { what: spec.fstype.clone(), target: target(), source };
     let place =
@@ -153,9 +154,16 @@ fn file_system(root: &Root, spec: &Mount) -> Result<Option<OwnedFd>, LaunchError
     let postponed = readonly && spec.fstype == "tmpfs";
     flags.set(MsFlags::MS_RDONLY, readonly && !postponed);
     let source = if spec.source.is_empty() { &spec.fstype } else { &spec.source };
-    let data = (!spec.data.is_empty()).then_some(spec.data.as_str());
+    // the kernel has mounted the one of the IPC namespace already, and then refuses options: its label is set as a file's is
+    let is_queues = spec.fstype == "mqueue";
+    let data = (!spec.data.is_empty() && !is_queues).then_some(spec.data.as_str());
     mount(Some(source.as_str()), by_descriptor(&place).as_str(), Some(spec.fstype.as_str()), flags, data)
         .map_err(failed)?;
+    if let Some(label) = label.filter(|_| is_queues) {
+        let top = root.open(&spec.target).map_err(failed)?;
+        let labelled = set_selinux_label(&by_descriptor(&top), label);
+        labelled.map_err(|source| LaunchError::Attributes { target: target(), source })?;
+    }
     if !postponed {
         return Ok(None);
     }

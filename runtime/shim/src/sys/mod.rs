@@ -12,7 +12,7 @@ pub use fds::{
     cloexec_from, close_all_except, inherited, keep_across_exec, make_controlling_terminal, pty_number, received,
     unlock_pty,
 };
-pub use mounts::{MountAttributes, attach_tree, clone_tree, set_mount_attributes};
+pub use mounts::{MountAttributes, attach_tree, clone_tree, set_mount_attributes, set_selinux_label};
 pub use network::loopback_up;
 pub use privileges::{
     drop_bounding, last_capability, load_seccomp, permitted_capabilities, raise_ambient, set_capabilities,

@@ -1,6 +1,6 @@
 //! Mount calls that came after 4.18: `open_tree` and `move_mount` (5.2), `mount_setattr` (5.12).
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use super::check;
 
 const EMPTY: &CStr = c"";
+const SELINUX: &CStr = c"security.selinux";
 
 /// `struct mount_attr`.
 #[repr(C)]
@@ -29,6 +30,16 @@ pub fn set_mount_attributes<Fd: AsFd>(mount: Fd, recursive: bool, attributes: Mo
     let (fd, size) = (mount.as_fd().as_raw_fd(), std::mem::size_of::<MountAttributes>());
     // SAFETY: the kernel reads an empty string and one structure of the given size.
     check(unsafe { libc::syscall(libc::SYS_mount_setattr, fd, EMPTY.as_ptr(), flags, &attributes, size) }).map(drop)
+}
+
+/// Gives a file its SELinux label. `path` may be that of a descriptor, which need not be open for anything.
+pub fn set_selinux_label(path: &str, label: &str) -> nix::Result<()> {
+    let (path, label) = (CString::new(path), CString::new(label));
+    let (path, label) = (path.map_err(|_| Errno::EINVAL)?, label.map_err(|_| Errno::EINVAL)?);
+    let bytes = label.as_bytes_with_nul();
+    // SAFETY: the path and the name are NUL-terminated, the label is valid for its length, and all outlive the call.
+    let done = unsafe { libc::setxattr(path.as_ptr(), SELINUX.as_ptr(), bytes.as_ptr().cast(), bytes.len(), 0) };
+    Errno::result(done).map(drop)
 }
 
 /// Copies the mount (and with `recursive` those below) at `source`, attached nowhere yet.

@@ -40,7 +40,8 @@ pub(super) fn all(
     }
     asked.sort_by_key(|mount| Path::new(&mount.target).components().count());
     let mut mounts = file_systems(inputs, privileged, ids.as_ref());
-    for mount in mounts.iter_mut().filter(|mount| ["tmpfs", "devpts", "mqueue"].contains(&mount.fstype.as_str())) {
+    // not mqueue, which takes no such option: the shim labels it
+    for mount in mounts.iter_mut().filter(|mount| ["tmpfs", "devpts"].contains(&mount.fstype.as_str())) {
         mount.data = with_context(&mount.data, label);
     }
     mounts.extend(of_the_pod(inputs));

@@ -326,6 +326,8 @@ fn labels_are_given_only_where_selinux_is_on() {
     assert!(dev.data.ends_with(&format!(",context=\"{file}\"")), "{}", dev.data);
     let proc = built.spec.mounts.iter().find(|mount| mount.target == "/proc").unwrap();
     assert_eq!(proc.data, "", "its labels are the kernel's");
+    let queues = built.spec.mounts.iter().find(|mount| mount.target == "/dev/mqueue").unwrap();
+    assert_eq!(queues.data, "", "it is mounted already, by the kernel, and takes no options");
 
     let options = SeLinuxOption { level: "s0:c8,c9".into(), ..Default::default() };
     fixture.context().selinux_options = Some(options);
