@@ -5,6 +5,7 @@
 
 mod boots;
 mod drift;
+mod firewall;
 mod first_boot;
 mod fixture;
 mod input;
@@ -36,6 +37,7 @@ fn main() {
         package::TRIALS,
         others,
         drift::TRIALS,
+        firewall::TRIALS,
         settings::TRIALS,
     ];
     let root = nix::unistd::geteuid().is_root();
