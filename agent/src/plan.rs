@@ -321,6 +321,11 @@ pub enum Action {
         /// On or off.
         on: bool,
     },
+    /// These files and directories, not what is below them, have the SELinux labels that the policy's rules say.
+    Relabel {
+        /// Absolute paths on the host.
+        paths: Vec<String>,
+    },
     /// Something is done to a systemd unit.
     Unit {
         /// Its full name.

@@ -163,6 +163,61 @@ fn drift_is_found_and_repaired_or_only_reported() {
 }
 
 #[test]
+fn what_a_person_adopts_stays_until_it_changes_again_or_the_config_does() {
+    let tree = Tree::new(FILES);
+    let id = "file//etc/crictl.yaml";
+    assert_eq!(code(&tree.agent(&["apply", "--yes"])), 0);
+    let nothing = tree.agent(&["adopt", id]);
+    assert!(code(&nothing) == 0 && stdout(&nothing).contains("nothing to adopt"), "{nothing:?}");
+    tree.write("/etc/crictl.yaml", "timeout: 1\n");
+    let adopted = tree.agent(&["adopt", id]);
+    assert!(code(&adopted) == 0 && stdout(&adopted).contains("stays as it is"), "{adopted:?}");
+    for command in [&["plan"] as &[&str], &["reconcile"], &["apply", "--yes"], &["plan"]] {
+        let run = tree.agent(command);
+        assert_eq!(code(&run), 0, "{command:?}: {run:?}");
+    }
+    assert_eq!(tree.read("/etc/crictl.yaml"), "timeout: 1\n");
+    let said = stdout(&tree.agent(&["reconcile", "--json"]));
+    assert!(said.contains("adopted"), "{said}");
+
+    // another difference is drift
+    tree.write("/etc/crictl.yaml", "timeout: 2\n");
+    assert_eq!(code(&tree.agent(&["plan"])), 2);
+    tree.write("/etc/crictl.yaml", "timeout: 1\n");
+    assert_eq!(code(&tree.agent(&["plan"])), 0);
+    // and the config counts again when that is asked for
+    assert_eq!(code(&tree.agent(&["adopt", "--undo", id])), 0);
+    assert_eq!(code(&tree.agent(&["plan"])), 2);
+    assert_eq!(code(&tree.agent(&["adopt", id])), 0);
+    tree.write("/etc/nodeagent/config.toml", &FILES.replace("timeout: 30", "timeout: 31"));
+    assert_eq!(code(&tree.agent(&["reconcile"])), 0);
+    assert_eq!(tree.read("/etc/crictl.yaml"), "timeout: 31\n", "the config is newer");
+
+    let unknown = tree.agent(&["adopt", "file//etc/crictl.yml"]);
+    assert_eq!(code(&unknown), 11, "{unknown:?}");
+    assert!(stderr(&unknown).contains("did you mean"), "{unknown:?}");
+}
+
+#[test]
+fn what_is_to_be_kept_stays_as_others_made_it_until_the_config_changes() {
+    let keep = "[reconcile.overrides]\n\"file//etc/crictl.yaml\" = \"keep\"\n";
+    let tree = Tree::new(&format!("{FILES}\n{keep}"));
+    tree.write("/etc/crictl.yaml", "timeout: 1\n");
+    assert_eq!(code(&tree.agent(&["apply", "--yes"])), 0);
+    assert_eq!(tree.read("/etc/crictl.yaml"), "timeout: 30\n", "what was there before is no change of ours");
+    for text in ["timeout: 2\n", "timeout: 3\n"] {
+        tree.write("/etc/crictl.yaml", text);
+        for command in [&["plan"] as &[&str], &["reconcile"], &["apply", "--yes"]] {
+            assert_eq!(code(&tree.agent(command)), 0, "{command:?}");
+        }
+        assert_eq!(tree.read("/etc/crictl.yaml"), text);
+    }
+    tree.write("/etc/nodeagent/config.toml", &format!("{FILES}\n{keep}").replace("timeout: 30", "timeout: 31"));
+    assert_eq!(code(&tree.agent(&["reconcile"])), 0);
+    assert_eq!(tree.read("/etc/crictl.yaml"), "timeout: 31\n", "the config is newer");
+}
+
+#[test]
 fn what_is_changed_back_again_and_again_is_left_alone() {
     let tree = Tree::new(&format!("{FILES}\n[reconcile]\nmax_repairs_per_hour = 2\n"));
     assert_eq!(code(&tree.agent(&["apply", "--yes"])), 0);

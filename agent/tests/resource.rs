@@ -9,6 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nodeagent::config;
+use nodeagent::host::dnf::PackageQuery;
 use nodeagent::host::fake::{FakeHost, FakeUnit, Repository};
 use nodeagent::host::systemd::{Systemd, UnitFileState};
 use nodeagent::plan::{Change, Notify, Outcome, Reason, ResourceId, Undo};
@@ -92,8 +93,13 @@ impl Node {
         let mut pending = BTreeSet::new();
         for resource in self.in_order() {
             let platform = self.fake.platform();
-            let context =
-                PlanContext { last_applied: self.applied.get(resource.id()), pending: &pending, platform: &platform };
+            let packages = PackageQuery::about(resource.packages());
+            let context = PlanContext {
+                last_applied: self.applied.get(resource.id()),
+                pending: &pending,
+                platform: &platform,
+                packages: &packages,
+            };
             let outcome = resource.plan(&self.fake.host, &context).await.unwrap();
             if outcome.change().is_some() {
                 pending.insert(resource.id().clone());
@@ -368,7 +374,8 @@ async fn systemd_that_does_not_answer_fails_its_own_resources_only() {
     let pending = BTreeSet::new();
     let mut failed = Vec::new();
     for resource in &node.resources {
-        let context = PlanContext { last_applied: None, pending: &pending, platform: &platform };
+        let packages = PackageQuery::about(resource.packages());
+        let context = PlanContext { last_applied: None, pending: &pending, platform: &platform, packages: &packages };
         if resource.plan(&node.fake.host, &context).await.is_err() {
             failed.push(resource.id().kind().to_owned());
         }

@@ -279,6 +279,92 @@ async fn a_boolean_of_the_policy_is_switched_repaired_and_put_back() {
 }
 
 #[tokio::test]
+async fn a_kernel_that_has_loaded_no_policy_is_one_without_selinux() {
+    let bench = host(&[]);
+    bench.fake.edit("/proc/self/attr/current", "system_u:system_r:unconfined_service_t:s0\0").unwrap();
+    assert_eq!(bench.fake.host.kernel.enforcing().unwrap(), Some(true));
+    bench.fake.edit("/proc/self/attr/current", "kernel\0").unwrap();
+    assert_eq!(bench.fake.host.kernel.enforcing().unwrap(), None);
+    bench.fake.edit("/etc/selinux/config", "SELINUX=disabled\nSELINUXTYPE=targeted\n").unwrap();
+    let report = bench.apply(QUIET).await;
+    assert_eq!(state_of(&report, "selinux/mode"), Some(ResourceState::NeedsReboot), "{report:#?}");
+    assert_eq!(state_of(&bench.apply(QUIET).await, "selinux/mode"), Some(ResourceState::Waiting));
+}
+
+/// The policy's rules, of which the fake restorecon knows those that end in `(/.*)?` or name a file.
+const RULES: &str = "/usr/bin/crun\t--\tsystem_u:object_r:container_runtime_exec_t:s0\n\
+    /var/lib/containers(/.*)?\tsystem_u:object_r:container_var_lib_t:s0\n\
+    /var/lib/containers/overlay(/.*)?\tsystem_u:object_r:container_ro_file_t:s0\n\
+    /var/lib/kubelet(/.*)?\tsystem_u:object_r:container_var_lib_t:s0\n";
+
+#[tokio::test]
+async fn the_runtimes_files_are_labelled_repaired_and_put_back() {
+    if !nix::unistd::geteuid().is_root() {
+        // only root may write the attribute that labels are, where no SELinux gives it a meaning
+        return;
+    }
+    let bench = with_kubernetes();
+    let files = "/etc/selinux/targeted/contexts/files";
+    let program = "/usr/libexec/nodeagent/nodeagent-runtime";
+    bench.fake.edit("/etc/selinux/config", "SELINUX=permissive\nSELINUXTYPE=targeted\n").unwrap();
+    bench.fake.edit("/sys/fs/selinux/enforce", "0").unwrap();
+    bench.fake.edit(&format!("{files}/file_contexts"), RULES).unwrap();
+    bench
+        .fake
+        .edit("/var/lib/selinux/targeted/active/file_contexts.local", "/srv\tsystem_u:object_r:x_t:s0\n")
+        .unwrap();
+    bench.fake.edit(program, "").unwrap();
+    bench.fake.edit("/var/lib/kubelet/x", "").unwrap();
+    bench.apply(QUIET).await;
+    let root = &bench.fake.host.root;
+    root.set_selinux_label(program, "system_u:object_r:bin_t:s0").unwrap();
+    let kind =
+        |path: &str| root.selinux_label(path).unwrap().and_then(|label| label.split(':').nth(2).map(str::to_owned));
+    let before = bench.tree();
+
+    let report = bench.apply(NODE).await;
+    assert_eq!(state_of(&report, "selinux/labels"), Some(ResourceState::Changed), "{report:#?}");
+    let snapshots = "/var/lib/nodeagent/containers/images/snapshots";
+    for (path, wanted) in [
+        (program, "container_runtime_exec_t"),
+        ("/var/lib/nodeagent/containers", "container_var_lib_t"),
+        (snapshots, "container_ro_file_t"),
+        ("/var/lib/kubelet", "container_var_lib_t"),
+    ] {
+        assert_eq!(kind(path).as_deref(), Some(wanted), "{path}");
+    }
+    let store = bench.text("/var/lib/selinux/targeted/active/file_contexts.local").unwrap();
+    assert!(store.starts_with("/srv\tsystem_u:object_r:x_t:s0\n/usr/libexec/"), "{store}");
+    assert_eq!(bench.text(&format!("{files}/file_contexts.local")).unwrap().lines().count(), 4);
+    bench.writes();
+    bench.apply(NODE).await;
+    assert_eq!(bench.writes(), Vec::<String>::new());
+
+    root.set_selinux_label(program, "system_u:object_r:bin_t:s0").unwrap();
+    assert_eq!(state_of(&bench.reconcile(NODE).await, "selinux/labels"), Some(ResourceState::Changed));
+    assert_eq!(kind(program).as_deref(), Some("container_runtime_exec_t"));
+    // a rebuilt policy has only what was in its store
+    std::fs::remove_file(bench.dir.path().join(&files[1..]).join("file_contexts.local")).unwrap();
+    assert_eq!(state_of(&bench.reconcile(NODE).await, "selinux/labels"), Some(ResourceState::Changed));
+
+    let undone = bench.apply(&format!("{QUIET}[reconcile]\nremoved = \"undo\"\n")).await;
+    assert_eq!(undone.exit(), Exit::Converged, "{undone:#?}");
+    assert_eq!(kind(program).as_deref(), Some("bin_t"));
+    assert_eq!(bench.tree(), before);
+}
+
+#[tokio::test]
+async fn one_question_to_rpm_is_for_all_resources() {
+    let bench = with_kubernetes();
+    bench.apply(NODE).await;
+    let before = bench.fake.programs.runs().len();
+    bench.apply(NODE).await;
+    let runs: Vec<String> = bench.fake.programs.runs()[before..].iter().map(|command| command.line()).collect();
+    assert_eq!(runs.len(), 1, "{runs:#?}");
+    assert!(runs[0].contains("rpm -q") && runs[0].contains("kubelet") && runs[0].contains("iproute-tc"), "{runs:#?}");
+}
+
+#[tokio::test]
 async fn updates_are_installed_once_and_versions_are_locked_as_they_were_installed() {
     let bench = host(&["kubelet.service"]);
     let lock = "python3-dnf-plugin-versionlock";

@@ -152,7 +152,8 @@ impl From<EngineError> for Failure {
             | EngineError::Transaction(TransactionError::Newer { .. } | TransactionError::Unknown { .. })
             | EngineError::Confirm(ConfirmError::Pending { .. } | ConfirmError::Arm(_) | ConfirmError::Nothing)
             | EngineError::NotTheLast { .. }
-            | EngineError::NothingToRollBack => Exit::Precondition,
+            | EngineError::NothingToRollBack
+            | EngineError::NotAdopted { .. } => Exit::Precondition,
             EngineError::Graph(_) => Exit::ConfigInvalid,
             _ => Exit::Internal,
         };

@@ -1,5 +1,6 @@
 //! The command line: one subcommand per file.
 
+mod adopt;
 mod apply;
 mod bake;
 mod completions;
@@ -66,6 +67,7 @@ enum Command {
     Status(status::Status),
     Doctor(doctor::Doctor),
     Bake(bake::Bake),
+    Adopt(adopt::Adopt),
     Confirm(confirm::Confirm),
     Rollback(rollback::Rollback),
     Reset(reset::Reset),
@@ -92,6 +94,7 @@ impl Cli {
             Command::Status(command) => command.run(&global).await,
             Command::Doctor(command) => command.run(&global).await,
             Command::Bake(command) => command.run(&global).await,
+            Command::Adopt(command) => command.run(&global).await,
             Command::Confirm(command) => command.run(&global).await,
             Command::Rollback(command) => command.run(&global).await,
             Command::Reset(command) => command.run(&global).await,

@@ -357,7 +357,7 @@ pub struct UnitFragment {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReconcileFragment {
-    /// repair or report.
+    /// repair, report or keep.
     pub policy: Option<DriftPolicy>,
     /// Policy by resource id.
     pub overrides: BTreeMap<ResourceId, DriftPolicy>,

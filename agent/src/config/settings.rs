@@ -367,4 +367,6 @@ pub enum DriftPolicy {
     Repair,
     /// Say so.
     Report,
+    /// What somebody else has made of it since it was applied stays, until the config wants something else of it.
+    Keep,
 }

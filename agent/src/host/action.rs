@@ -125,6 +125,7 @@ impl Host {
                 None => Undo::Nothing,
             },
             Action::SetBoolean { name, .. } => self.capture_boolean(name)?,
+            Action::Relabel { paths } => self.capture_labels(paths.iter())?,
             Action::Unit { unit, op, .. } => self.capture_unit(unit, *op).await?,
             Action::Swapoff { device } => Undo::Swapon { device: device.clone() },
             Action::Dnf { .. } => Undo::Impossible { reason: "dnf had not finished its transaction".to_owned() },
@@ -165,6 +166,7 @@ impl Host {
                 None => Undo::Nothing,
             },
             Undo::SetBoolean { name, .. } => self.capture_boolean(name)?,
+            Undo::SetLabels { labels } => self.capture_labels(labels.keys())?,
             Undo::Unit { unit, op } => self.capture_unit(unit, *op).await?,
             Undo::DnfUndo { .. } => Undo::Impossible { reason: "dnf had not finished its transaction".to_owned() },
             Undo::Swapon { device } => Undo::Swapoff { device: device.clone() },
@@ -204,6 +206,7 @@ impl Host {
                 }
             }
             Action::SetBoolean { name, on } => self.set_boolean(name, *on).await?,
+            Action::Relabel { paths } => self.relabel(paths).await?,
             Action::Unit { unit, op, wait } => self.unit_operation(unit, *op, *wait).await?,
             // nothing to reload in a tree that does not run
             Action::DaemonReload if self.is_offline() => {}
@@ -261,6 +264,7 @@ impl Host {
                 self.kernel.set_enforcing(*enforcing)?;
             }
             Undo::SetBoolean { name, on } => self.set_boolean(name, *on).await?,
+            Undo::SetLabels { labels } => self.put_labels(labels)?,
             Undo::Unit { unit, op } => self.unit_operation(unit, *op, true).await?,
             Undo::DnfUndo { transaction } => {
                 dnf::undo(self, *transaction).await?;

@@ -1,7 +1,9 @@
 //! dnf and rpm as programs: there is no stable interface below them on EL 8 to 10.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use tokio::sync::OnceCell;
 
 use super::Host;
 use super::command::{Command, CommandError, Output, tail};
@@ -120,8 +122,28 @@ impl Installed {
     }
 }
 
+/// One question to rpm for everybody who looks at the same time. Asked when the first of them wants to know.
+#[derive(Debug, Default)]
+pub struct PackageQuery {
+    names: BTreeSet<String>,
+    answer: OnceCell<BTreeMap<String, Installed>>,
+}
+
+impl PackageQuery {
+    /// About these packages.
+    pub fn about(names: impl IntoIterator<Item = String>) -> PackageQuery {
+        PackageQuery { names: names.into_iter().collect(), answer: OnceCell::new() }
+    }
+
+    /// Those that are installed.
+    pub async fn answer(&self, host: &Host) -> Result<&BTreeMap<String, Installed>, CommandError> {
+        let names: Vec<String> = self.names.iter().cloned().collect();
+        self.answer.get_or_try_init(|| installed(host, &names)).await
+    }
+}
+
 /// Which of the packages are installed: one query for all of them, of names alone.
-pub async fn installed(host: &Host, names: &[String]) -> Result<BTreeMap<String, Installed>, CommandError> {
+async fn installed(host: &Host, names: &[String]) -> Result<BTreeMap<String, Installed>, CommandError> {
     if names.is_empty() {
         return Ok(BTreeMap::new());
     }

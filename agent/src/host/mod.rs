@@ -13,6 +13,7 @@ pub mod fake;
 pub mod firewall;
 pub mod kernel;
 mod kubeadm;
+pub mod labels;
 pub mod ledger;
 pub mod mounts;
 pub mod platform;

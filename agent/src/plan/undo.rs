@@ -1,5 +1,6 @@
 //! How what was done is taken back.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use base64::Engine as _;
@@ -44,6 +45,11 @@ pub enum Undo {
         name: String,
         /// On or off.
         on: bool,
+    },
+    /// Put the old SELinux labels back.
+    SetLabels {
+        /// By absolute path on the host.
+        labels: BTreeMap<String, String>,
     },
     /// The opposite operation on the unit.
     Unit {
@@ -106,6 +112,9 @@ impl fmt::Display for Undo {
             Undo::SetEnforce { enforcing: false } => f.write_str("have SELinux only report again"),
             Undo::SetBoolean { name, on } => {
                 write!(f, "switch the SELinux boolean {name} {}", if *on { "on" } else { "off" })
+            }
+            Undo::SetLabels { labels } => {
+                write!(f, "label {} as before", labels.keys().map(String::as_str).collect::<Vec<_>>().join(", "))
             }
             Undo::Unit { unit, op } => write!(f, "{} {unit}", op.verb()),
             Undo::DnfUndo { transaction } => write!(f, "dnf history undo {transaction}"),

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::apply::{Run, microseconds};
-use super::engine::EngineError;
+use super::error::EngineError;
 use super::execute::{StepError, Steps};
 use super::journal::{EndResult, Owner, Record};
 use super::notifications::action_for;
 use super::origin::Origins;
 use super::planned::{Finding, Planned};
 use super::report::{Phase, ResourceState};
+use super::run::{Run, microseconds};
 use super::transaction::Transaction;
 use crate::plan::{Action, Change, Diff, Notify, Outcome, ResourceId, Stage, UnitOp};
 use crate::telemetry::{chain, event};
@@ -133,7 +133,10 @@ impl<'h> Run<'_, 'h> {
             return Ok(());
         }
         let problem = match self.engine.look(resource, None, &BTreeSet::new()).await.finding {
-            Finding::Observed(Outcome::Change(_)) if change.reboot.is_some() => return Ok(()),
+            // it shows its effect after the reboot that it has asked for
+            Finding::Observed(Outcome::Change(_) | Outcome::Waiting { .. }) if change.reboot.is_some() => {
+                return Ok(());
+            }
             // our part is done; what people want to know is who has the next step
             Finding::Observed(Outcome::Waiting { reason }) => {
                 self.set(&change.id, ResourceState::Waiting, format!("{}; {reason}", change.summary));

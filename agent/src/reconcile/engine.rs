@@ -1,110 +1,23 @@
 //! The resources of a host, in their order: looks at them, and drives runs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::confirm::{ConfirmError, Probation};
-use super::graph::{Graph, GraphError};
-use super::journal::JournalError;
+use super::error::EngineError;
+use super::foreign;
+use super::graph::Graph;
 use super::leftover::Leftover;
-use super::lock::LockError;
-use super::origin::{OriginError, Origins};
+use super::origin::Origins;
 use super::planned::{Finding, Plan, Planned, digest};
-use super::state::{Applied, State, StateError};
-use super::transaction::TransactionError;
+use super::state::{Applied, State};
 use crate::config::settings::ReconcileSettings;
-use crate::host::{Host, Platform, RootError};
+use crate::host::dnf::PackageQuery;
+use crate::host::{Host, Platform};
 use crate::notify::Notifier;
 use crate::plan::{Outcome, ResourceId, Stage};
 use crate::resource::{PlanContext, Resource};
 use crate::telemetry::chain;
-
-/// Why a run could not be made at all. What goes wrong with a resource is in the report instead.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// The resources have no order.
-    #[error("order resources")]
-    Graph(#[from] GraphError),
-    /// Somebody else is at it, or the lock cannot be used.
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// State.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// Changes on probation.
-    #[error(transparent)]
-    Confirm(#[from] ConfirmError),
-    /// What was there before the agent.
-    #[error(transparent)]
-    Origin(#[from] OriginError),
-    /// A journal cannot be read.
-    #[error(transparent)]
-    Transaction(#[from] TransactionError),
-    /// The journal cannot be written.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// Who this system is.
-    #[error("read the system's identity")]
-    Identity(#[source] RootError),
-    /// The report for others to read.
-    #[error("publish status")]
-    Publish(#[source] RootError),
-    /// Earlier changes can no longer be told apart from this one's.
-    #[error("transaction {id} is not the last one: {later} came after it; roll that one back first")]
-    NotTheLast {
-        /// As asked for.
-        id: String,
-        /// What came later.
-        later: String,
-    },
-    /// There is nothing to roll back.
-    #[error("there is no transaction to roll back")]
-    NothingToRollBack,
-}
-
-/// How a run is to be made.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// For reports: apply, reconcile, bake.
-    pub command: &'static str,
-    /// Which resources take part.
-    pub stage: Stage,
-    /// Undo everything when anything fails.
-    pub atomic: bool,
-    /// Obey drift policies and the limit on repairs.
-    pub obey_policy: bool,
-    /// The run is part of the boot: it must not wait for units that are ordered after it.
-    pub in_boot: bool,
-    /// How long to wait for another run.
-    pub patience: Duration,
-    /// Run though the boot and the timer may not, and leave it so.
-    pub keep_hold: bool,
-    /// Take the changes back unless somebody confirms them.
-    pub probation: Option<Probation>,
-    /// Where a test wants a crash.
-    #[cfg(any(test, feature = "testing"))]
-    pub crash: super::journal::CrashPoint,
-}
-
-impl Options {
-    /// All resources, at once, for a person.
-    pub fn new(command: &'static str) -> Options {
-        Options {
-            command,
-            stage: Stage::Activate,
-            atomic: false,
-            obey_policy: false,
-            in_boot: false,
-            patience: Duration::ZERO,
-            keep_hold: false,
-            probation: None,
-            #[cfg(any(test, feature = "testing"))]
-            crash: super::journal::CrashPoint::default(),
-        }
-    }
-}
 
 /// Host, resources and how they depend on each other.
 pub struct Engine<'h> {
@@ -164,6 +77,8 @@ impl<'h> Engine<'h> {
     /// Looks at everything up to `stage` and says what has to be done. Changes nothing.
     pub async fn plan(&self, stage: Stage, state: Option<&State>) -> Plan {
         let applied = state.map(|state| &state.resources);
+        let looked_at = self.resources.values().filter(|resource| resource.stage() <= stage);
+        let packages = PackageQuery::about(looked_at.flat_map(|resource| resource.packages()));
         let mut resources: Vec<Planned> = Vec::new();
         let mut changing: BTreeSet<ResourceId> = BTreeSet::new();
         for level in self.graph.levels() {
@@ -174,7 +89,7 @@ impl<'h> Engine<'h> {
                     .filter_map(|id| self.resources.get(id))
                     .filter(|resource| resource.stage() <= stage)
                     .filter(|resource| self.only.as_ref().is_none_or(|only| only.contains(resource.id())))
-                    .map(|resource| self.look(resource.as_ref(), applied, &changing)),
+                    .map(|resource| self.look_with(resource.as_ref(), applied, &changing, &packages)),
             )
             .await;
             for planned in found {
@@ -187,12 +102,23 @@ impl<'h> Engine<'h> {
         Plan { resources }
     }
 
-    /// Looks at one resource.
+    /// Looks at one resource again, apart from all others.
     pub(super) async fn look(
         &self,
         resource: &dyn Resource,
         applied: Option<&BTreeMap<ResourceId, Applied>>,
         changing: &BTreeSet<ResourceId>,
+    ) -> Planned {
+        let packages = PackageQuery::about(resource.packages());
+        self.look_with(resource, applied, changing, &packages).await
+    }
+
+    async fn look_with(
+        &self,
+        resource: &dyn Resource,
+        applied: Option<&BTreeMap<ResourceId, Applied>>,
+        changing: &BTreeSet<ResourceId>,
+        packages: &PackageQuery,
     ) -> Planned {
         let id = resource.id();
         let needs: Vec<ResourceId> = self.graph.needs(id).cloned().collect();
@@ -203,10 +129,12 @@ impl<'h> Engine<'h> {
             });
         }
         let pending = needs.iter().filter(|need| changing.contains(*need)).cloned().collect();
+        let applied = applied.and_then(|applied| applied.get(id));
         let context = PlanContext {
-            last_applied: applied.and_then(|applied| applied.get(id)).map(|applied| &applied.value),
+            last_applied: applied.map(|applied| &applied.value),
             pending: &pending,
             platform: self.platform,
+            packages,
         };
         match resource.plan(self.host, &context).await {
             Ok(outcome @ Outcome::Blocked { .. }) => match self.deferred_need(&needs) {
@@ -216,7 +144,11 @@ impl<'h> Engine<'h> {
                 }
                 None => planned(Finding::Observed(outcome)),
             },
-            Ok(outcome) => planned(Finding::Observed(outcome)),
+            Ok(outcome) => {
+                let policy = self.policy.policy_of(id);
+                let wanted = resource.applied();
+                planned(Finding::Observed(foreign::unless_it_stays(outcome, applied, &wanted, policy)))
+            }
             Err(error) => planned(Finding::Failed { error: chain(&error) }),
         }
     }

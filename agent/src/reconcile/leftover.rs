@@ -152,6 +152,11 @@ async fn standing(host: &Host, restore: &Restore, all: &[Restore]) -> Result<Sta
         }
         Undo::SetEnforce { enforcing } => unless(host.kernel.enforcing()?.is_none_or(|now| now == *enforcing)),
         Undo::SetBoolean { name, on } => unless(host.kernel.selinux_boolean(name)?.is_none_or(|now| now == *on)),
+        Undo::SetLabels { labels } => {
+            let now =
+                labels.iter().map(|(path, label)| Ok(host.root.selinux_label(path)?.is_none_or(|now| now == *label)));
+            unless(now.collect::<Result<Vec<bool>, ObserveError>>()?.into_iter().all(|same| same))
+        }
         Undo::Unit { unit, op } => unless(is_already(&host.systemd.unit(unit).await?, *op)),
         Undo::Swapon { device } => unless(swaps_on(host, device)?),
         Undo::Swapoff { device } => unless(!swaps_on(host, device)?),

@@ -198,6 +198,7 @@ fn thing(undo: &Undo) -> Option<String> {
         Undo::WriteSysctl { key, .. } => format!("sysctl {key}"),
         Undo::SetEnforce { .. } => "enforce".to_owned(),
         Undo::SetBoolean { name, .. } => format!("boolean {name}"),
+        Undo::SetLabels { labels } => format!("labels {}", labels.keys().cloned().collect::<Vec<_>>().join(" ")),
         Undo::Unit { unit, op } => match op {
             UnitOp::Enable | UnitOp::Disable => format!("boot of {unit}"),
             UnitOp::Mask | UnitOp::Unmask => format!("mask of {unit}"),

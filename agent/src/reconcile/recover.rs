@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::apply::Run;
-use super::engine::EngineError;
+use super::error::EngineError;
 use super::execute::Steps;
 use super::journal::{EndResult, Journal, Record};
+use super::rollback;
+use super::run::Run;
 use super::transaction::Transaction;
 use crate::plan::Notify;
 use crate::telemetry::event;
@@ -62,7 +63,7 @@ impl<'h> Run<'_, 'h> {
         self.report.notes.push(format!("transaction {id} was interrupted and {result}: {why}"));
         self.report.notes.extend(failures.into_iter().map(|failure| format!("not undone: {failure}")));
         self.state.resources.retain(|_, applied| applied.transaction.as_ref() != Some(id));
-        super::rollback::forget_origins(self.engine.host, id)?;
+        rollback::forget_origins(self.engine.host, id)?;
         Ok(())
     }
 

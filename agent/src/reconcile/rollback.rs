@@ -1,10 +1,12 @@
 //! Takes back a transaction that has ended.
 
-use super::confirm::{self, Expired};
-use super::engine::{Engine, EngineError, Options};
+use super::confirm;
+use super::engine::Engine;
+use super::error::EngineError;
 use super::execute::Steps;
 use super::journal::{EndResult, Journal, Record};
 use super::lock::Lock;
+use super::options::Options;
 use super::origin::Origins;
 use super::state::State;
 use super::transaction::Transaction;
@@ -18,6 +20,29 @@ pub struct RolledBack {
     pub id: String,
     /// What could not be taken back.
     pub failures: Vec<String>,
+}
+
+/// What came of a probation that had run out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Expired {
+    /// The transactions that were taken back, newest first.
+    pub transactions: Vec<String>,
+    /// What could not be.
+    pub failures: Vec<String>,
+}
+
+impl Expired {
+    /// For people.
+    pub fn in_words(&self) -> String {
+        let undone = match self.transactions.as_slice() {
+            [] => "nothing had been changed".to_owned(),
+            ids => format!("taken back: transaction {}", ids.join(", ")),
+        };
+        match self.failures.as_slice() {
+            [] => format!("nobody confirmed the changes; {undone}"),
+            failures => format!("nobody confirmed the changes; {undone}; not undone: {}", failures.join(", ")),
+        }
+    }
 }
 
 /// The transaction that would be rolled back, with its steps: `id`, or the last one that has any effect.
@@ -64,7 +89,30 @@ pub async fn rollback(engine: &Engine<'_>, id: Option<&str>, options: &Options) 
 /// Takes back all changes of `apply --confirm` that nobody has confirmed, if there are any.
 pub async fn unconfirmed(host: &Host, options: &Options) -> Result<Expired, EngineError> {
     let _lock = Lock::take(host, "agent rollback --unconfirmed", options.patience).await?;
-    confirm::take_back(host, options).await
+    take_back(host, options).await
+}
+
+/// Takes everything on probation back, newest first, and remembers that it was not wanted. With the lock held.
+pub(super) async fn take_back(host: &Host, options: &Options) -> Result<Expired, EngineError> {
+    let Some(mut record) = confirm::read(host)?.filter(|record| record.status == confirm::Status::Pending) else {
+        return Ok(Expired::default());
+    };
+    let mut expired = Expired::default();
+    for id in Transaction::list(host)?.into_iter().rev() {
+        if record.after.as_ref().is_some_and(|after| id <= *after) {
+            break;
+        }
+        let Some(transaction) = Transaction::load(host, &id)? else { continue };
+        if transaction.is_over() && transaction.to_undo().next().is_none() {
+            continue;
+        }
+        expired.failures.extend(undo(host, &transaction, options).await?.failures);
+        expired.transactions.push(id);
+    }
+    record.status = confirm::Status::Rejected;
+    confirm::write(host, &record)?;
+    confirm::disarm(host).await;
+    Ok(expired)
 }
 
 /// With the lock held.

@@ -75,6 +75,18 @@ pub struct Applied {
     /// The transaction that last changed it; none when it was found as wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transaction: Option<String>,
+    /// What somebody has adopted of the host, though the config says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted: Option<Adopted>,
+}
+
+/// A difference between host and config that a person wants to stay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopted {
+    /// Names the difference: another one is drift again.
+    pub difference: String,
+    /// Since when.
+    pub at: Timestamp,
 }
 
 impl State {

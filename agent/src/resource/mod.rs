@@ -21,6 +21,7 @@ pub mod repo;
 pub mod runtime;
 pub mod selinux;
 pub mod selinux_boolean;
+pub mod selinux_labels;
 pub mod swap;
 pub mod sysctl;
 pub mod unit;
@@ -34,6 +35,7 @@ use async_trait::async_trait;
 pub use registry::registry;
 
 use crate::host::command::CommandError;
+use crate::host::dnf::PackageQuery;
 use crate::host::firewall::FirewallError;
 use crate::host::kernel::KernelError;
 use crate::host::systemd::SystemdError;
@@ -90,6 +92,8 @@ pub struct PlanContext<'a> {
     pub pending: &'a BTreeSet<ResourceId>,
     /// The system.
     pub platform: &'a Platform,
+    /// What is installed of all that [`Resource::packages`] name.
+    pub packages: &'a PackageQuery,
 }
 
 impl PlanContext<'_> {
@@ -141,6 +145,11 @@ pub trait Resource: Send + Sync {
 
     /// What must be right before it can be; nothing unless it says so. Ids that this node does not have are ignored.
     fn needs(&self) -> Vec<ResourceId> {
+        Vec::new()
+    }
+
+    /// Packages of which it wants to know whether they are installed: all resources' are asked for at once.
+    fn packages(&self) -> Vec<String> {
         Vec::new()
     }
 

@@ -11,7 +11,7 @@ use super::{Past, PlanContext, Resource, ResourceError};
 use crate::config::kubernetes::KubernetesVersion;
 use crate::config::settings::{KubeletMode, KubernetesSettings, PackageSource};
 use crate::host::Host;
-use crate::host::dnf::{Installed, installed};
+use crate::host::dnf::Installed;
 use crate::plan::{Action, Change, Diff, DnfOp, Outcome, Reason, ResourceId};
 
 /// Where we lock versions, they are locked against others.
@@ -164,11 +164,6 @@ impl Packages {
         self
     }
 
-    /// Their names.
-    pub fn names(&self) -> Vec<String> {
-        self.desired.packages.iter().map(|wanted| wanted.name.clone()).collect()
-    }
-
     /// Of a runtime that is not ours.
     pub fn runtime(package: Wanted, source: PackageSource, repos: Vec<ResourceId>) -> Packages {
         let desired = Desired { packages: vec![package], options: Vec::new(), source };
@@ -212,10 +207,13 @@ impl Resource for Packages {
         }
     }
 
+    fn packages(&self) -> Vec<String> {
+        self.desired.packages.iter().map(|wanted| wanted.name.clone()).collect()
+    }
+
     async fn plan(&self, host: &Host, context: &PlanContext<'_>) -> Result<Outcome, ResourceError> {
-        let names: Vec<String> = self.desired.packages.iter().map(|wanted| wanted.name.clone()).collect();
-        let observed = installed(host, &names).await?;
-        Ok(plan(&self.id, &self.desired, &observed, &context.past(&self.applied())))
+        let observed = context.packages.answer(host).await?;
+        Ok(plan(&self.id, &self.desired, observed, &context.past(&self.applied())))
     }
 
     fn explain(&self) -> String {

@@ -18,6 +18,7 @@ use super::repo::{self, DeadRepositories, Repo};
 use super::runtime;
 use super::selinux::Selinux;
 use super::selinux_boolean::SelinuxBoolean;
+use super::selinux_labels::SelinuxLabels;
 use super::swap::SwapOff;
 use super::sysctl::Sysctl;
 use super::sysctl::file::SysctlFile;
@@ -43,6 +44,7 @@ pub fn registry(settings: &Settings, platform: &Platform) -> Result<Vec<Box<dyn 
     kernel(settings, platform, &mut all)?;
     all.extend(Selinux::new(settings.selinux).map(boxed));
     all.extend(settings.selinux_booleans.iter().map(|(name, on)| boxed(SelinuxBoolean::new(name, *on))));
+    all.extend(SelinuxLabels::new(settings).map(boxed));
     all.extend(SwapOff::new(settings.swap).map(boxed));
     host_services(settings, &mut all);
     files(settings, platform, &mut all);
@@ -186,7 +188,7 @@ fn packages(settings: &Settings, repos: &[ResourceId], all: &mut Resources) {
     let (runtime, kubernetes) = (runtime.map(past_locks), kubernetes.map(past_locks));
     if settings.packages.lock {
         wanted.push(Wanted::any(version_lock::PACKAGE));
-        let locked = runtime.iter().chain(&kubernetes).flat_map(Packages::names).collect();
+        let locked = runtime.iter().chain(&kubernetes).flat_map(Packages::packages).collect();
         all.push(boxed(VersionLock::new(locked)));
     }
     all.extend(Updates::new(settings.packages.update, repos).map(boxed));
@@ -234,6 +236,8 @@ fn units(settings: &Settings, platform: &Platform, all: &mut Resources) {
             .iter()
             .map(|name| ResourceId::new("kernel-module", name.as_str()))
             .chain([ResourceId::single("sysctl-file"), ResourceId::new("package", "runtime")])
+            // in which domain it runs is settled when it starts
+            .chain([SelinuxLabels::resource_id()])
             .chain(runtime::files(settings, platform).iter().map(|file| file.id().clone()))
             .collect();
         all.push(boxed(Unit::runtime(runtime, settings.runtime.socket.as_str(), needs)));

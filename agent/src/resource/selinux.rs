@@ -51,7 +51,8 @@ pub fn plan(id: &ResourceId, desired: &Desired, observed: &Observed, past: &Past
     let Some(config) = &observed.config else {
         return not_installed(desired);
     };
-    if !observed.offline && observed.option("selinux") == Some("0") {
+    let switched_off = !observed.offline && observed.option("selinux") == Some("0");
+    if switched_off && desired.enforcing {
         return Outcome::Blocked {
             reason: "SELinux is switched off on the kernel's command line (selinux=0)".to_owned(),
             fix: Some(format!("grubby --update-kernel ALL --remove-args selinux; touch {AUTORELABEL}; reboot")),
@@ -62,7 +63,7 @@ pub fn plan(id: &ResourceId, desired: &Desired, observed: &Observed, past: &Past
     let config_differs = at_boot != word;
     let mode_differs = observed.enforcing.is_some_and(|now| now != desired.enforcing);
     if !config_differs && !mode_differs {
-        return settled(desired, observed, off_now);
+        return if switched_off { not_missed() } else { settled(desired, observed, off_now) };
     }
     let mut actions = Vec::new();
     let mut diffs = Vec::new();
@@ -97,7 +98,8 @@ pub fn plan(id: &ResourceId, desired: &Desired, observed: &Observed, past: &Past
         diffs,
         actions,
         notify: Vec::new(),
-        reboot: off_now
+        // a reboot would not switch it on
+        reboot: (off_now && !switched_off)
             .then(|| format!("SELinux is off in the running kernel; the next boot labels all files and is {word}")),
     })
 }
@@ -111,6 +113,12 @@ fn not_installed(desired: &Desired) -> Outcome {
         };
     }
     Outcome::Converged { note: Some(format!("SELinux is not installed: there is no {CONFIG}")) }
+}
+
+/// Switched off by the one who starts the kernel; who only wants nothing refused has what he wants.
+fn not_missed() -> Outcome {
+    let note = "SELinux is switched off on the kernel's command line (selinux=0): nothing is refused".to_owned();
+    Outcome::Converged { note: Some(note) }
 }
 
 /// Both places are as they should be; is anything else against it?
@@ -136,7 +144,7 @@ fn word(enforcing: bool) -> &'static str {
 }
 
 /// The last assignment of a key: `KEY=value`, as libselinux reads it (blanks around are cut, case does not count).
-fn key(text: &str, name: &str) -> Option<String> {
+pub(super) fn key(text: &str, name: &str) -> Option<String> {
     let line = text.lines().rev().find_map(|line| assignment(line, name))?;
     Some(line.trim().to_ascii_lowercase())
 }
@@ -283,8 +291,22 @@ mod tests {
     }
 
     #[test]
+    fn switched_off_is_permissive_enough_and_only_the_file_follows_the_config() {
+        let off = |config: &str| observed(None, config, &["selinux=0"]);
+        assert!(matches!(decide(true, &off(TEXT)), Outcome::Blocked { .. }));
+        let permissive = TEXT.replace("=enforcing", "=permissive");
+        let Outcome::Converged { note: Some(note) } = decide(false, &off(&permissive)) else { panic!() };
+        assert!(note.contains("selinux=0"), "{note}");
+        for config in [TEXT.to_owned(), TEXT.replace("=enforcing", "=disabled")] {
+            let outcome = decide(false, &off(&config));
+            let change = outcome.change().unwrap();
+            assert!(matches!(&change.actions[0], Action::WriteFile { path, .. } if path == CONFIG), "{change:?}");
+            assert_eq!(change.reboot, None, "a reboot changes nothing about it");
+        }
+    }
+
+    #[test]
     fn the_command_line_is_stronger_than_the_file() {
-        assert!(matches!(decide(false, &observed(None, TEXT, &["selinux=0"])), Outcome::Blocked { .. }));
         let permissive = TEXT.replace("=enforcing", "=permissive");
         let forced = observed(Some(false), &permissive, &["quiet", "enforcing=1"]);
         let Outcome::Conflict { reason } = decide(false, &forced) else { panic!() };

@@ -1,5 +1,7 @@
 //! The versions of Kubernetes and its runtime, locked: no update replaces them, from whatever repository (dnf-versionlock(8)).
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
@@ -7,7 +9,7 @@ use super::block::Marks;
 use super::owned_file::{FileNow, OwnedFile};
 use super::{ObserveError, Past, PlanContext, Resource, ResourceError};
 use crate::host::Host;
-use crate::host::dnf::{Installed, installed};
+use crate::host::dnf::Installed;
 use crate::plan::{Change, Outcome, ResourceId};
 
 /// The package of the plugin.
@@ -72,10 +74,16 @@ impl VersionLock {
         VersionLock { id: ResourceId::new("package", "lock"), names }
     }
 
+    /// Those that this is about, of all that were asked for.
+    fn locked(&self, installed: &BTreeMap<String, Installed>) -> Vec<(String, Installed)> {
+        let of = |name: &String| Some((name.clone(), installed.get(name)?.clone()));
+        self.names.iter().filter_map(of).collect()
+    }
+
     async fn observe(&self, host: &Host, context: &PlanContext<'_>) -> Result<Observed, ObserveError> {
         Ok(Observed {
             file: FileNow::observe(&host.root, FILE)?,
-            installed: installed(host, &self.names).await?.into_iter().collect(),
+            installed: self.locked(context.packages.answer(host).await?),
             arriving: self.needs().iter().any(|need| context.pending.contains(need)),
         })
     }
@@ -85,6 +93,10 @@ impl VersionLock {
 impl Resource for VersionLock {
     fn id(&self) -> &ResourceId {
         &self.id
+    }
+
+    fn packages(&self) -> Vec<String> {
+        self.names.clone()
     }
 
     fn needs(&self) -> Vec<ResourceId> {

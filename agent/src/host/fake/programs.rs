@@ -227,6 +227,29 @@ impl FakePrograms {
     }
 }
 
+impl FakePrograms {
+    /// Of the rules those whose pattern is a path, with or without what is below it; the last one counts.
+    fn restorecon(&self, paths: &[String]) -> std::io::Result<Output> {
+        let files = "/etc/selinux/targeted/contexts/files/file_contexts";
+        let rules = ["", ".local"].map(|end| self.root.read_text(&format!("{files}{end}")));
+        let rules: Vec<String> = rules.into_iter().filter_map(|text| text.ok().flatten()).collect();
+        for path in paths.iter().filter(|path| path.starts_with('/')) {
+            let covers = |pattern: &str| match pattern.strip_suffix("(/.*)?") {
+                Some(top) => *path == top || path.starts_with(&format!("{top}/")),
+                None => path == pattern,
+            };
+            let label = |line: &str| {
+                let mut fields = line.split_whitespace();
+                fields.next().filter(|pattern| covers(pattern)).and_then(|_| fields.next_back().map(str::to_owned))
+            };
+            if let Some(label) = rules.iter().flat_map(|text| text.lines()).filter_map(label).next_back() {
+                self.root.set_selinux_label(path, &label).map_err(std::io::Error::other)?;
+            }
+        }
+        Ok(done(""))
+    }
+}
+
 #[async_trait]
 impl CommandRunner for FakePrograms {
     async fn run(&self, command: &Command) -> Result<Output, CommandError> {
@@ -246,6 +269,9 @@ impl CommandRunner for FakePrograms {
                 let path = self.root.path().join("sys/fs/selinux/booleans").join(name);
                 let written = std::fs::write(path, format!("{value} {value}"));
                 written.map(|()| done("")).map_err(|source| CommandError::Start { program, source })
+            }
+            "/usr/sbin/restorecon" => {
+                self.restorecon(&command.args).map_err(|source| CommandError::Start { program, source })
             }
             "/usr/bin/kubeadm" => self.kubeadm(&command.args).map_err(|source| CommandError::Start { program, source }),
             "/usr/bin/udevadm" | "/usr/bin/crictl" => Ok(done("")),

@@ -180,9 +180,13 @@ impl Kernel {
             .map_err(|source| KernelError::SetSysctl { key: key.to_string(), value: value.to_owned(), source })
     }
 
-    /// Enforcing or permissive; none when SELinux is off.
+    /// Enforcing or permissive; none when SELinux is off: in the kernel, or by a boot that has loaded no policy, as EL 9 and later
+    /// do with `SELINUX=disabled`. Every process has the kernel's own label then.
     pub fn enforcing(&self) -> Result<Option<bool>, KernelError> {
-        Ok(self.live_text("/sys/fs/selinux/enforce")?.map(|text| text.trim() == "1"))
+        let Some(text) = self.live_text("/sys/fs/selinux/enforce")? else { return Ok(None) };
+        let label = self.live_text("/proc/self/attr/current")?.unwrap_or_default();
+        let no_policy = label.trim_end_matches(['\0', '\n']) == "kernel";
+        Ok((!no_policy).then(|| text.trim() == "1"))
     }
 
     /// A boolean of the policy that is loaded; none when it has no such boolean, or SELinux is off.

@@ -5,6 +5,7 @@
 //! planted in it must not make a root process write to the build machine.
 
 mod append;
+mod label;
 mod resolve;
 mod tree;
 mod write;
