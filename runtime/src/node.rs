@@ -99,7 +99,12 @@ impl Node {
         let kernel = Kernel::from_release(&read_proc("/proc/sys/kernel/osrelease")?);
         let boot = read_proc("/proc/sys/kernel/random/boot_id")?;
         let store = Store::open(&config.root, &boot).map_err(Precondition::Records)?;
-        let images = Images::open(images_config(&config)).await.map_err(Precondition::Images)?;
+        let selinux = Selinux::detect();
+        let images_config = images_config(&config);
+        if let Some(selinux) = &selinux {
+            share_layers(selinux, &images_config.root);
+        }
+        let images = Images::open(images_config).await.map_err(Precondition::Images)?;
         let network = Network::new(network_config(&config));
         let events = Events::default();
         let systemd = cgroups.made_by_systemd();
@@ -112,7 +117,7 @@ impl Node {
             network: Box::new(network.clone()),
             images: Box::new(images.clone()),
             events: events.clone(),
-            host: host_facts(&config, kernel, handlers)?,
+            host: host_facts(&config, kernel, handlers, selinux)?,
         };
         let pods = Pods::new(Arc::new(environment));
         Ok(Node { config, cgroups, kernel, images, network, pods, events, stop: CancellationToken::new() })
@@ -128,6 +133,18 @@ impl Node {
     /// Whether pods get a network, else reason and message.
     pub fn network_ready(&self) -> Result<(), (String, String)> {
         self.network.ready().map_err(|error| ("NetworkNotReady".to_owned(), chain(&error)))
+    }
+}
+
+/// Layers get their label by being made in a directory that has it. A host that refuses runs containers all the same, with what
+/// its policy lets them read.
+fn share_layers(selinux: &Selinux, images: &Path) {
+    for name in ["tmp", "snapshots"] {
+        let path = images.join(name);
+        let made = fs::create_dir_all(&path).map_err(|error| chain(&error));
+        if let Err(error) = made.and_then(|()| selinux.share(&path).map_err(|error| chain(&error))) {
+            log::warn!(path:% = path.display(); "layers of images are not labelled: {error}");
+        }
     }
 }
 
@@ -183,7 +200,12 @@ fn table_name(root: &Path) -> String {
     digest.iter().take(4).fold("nodeagent-".to_owned(), |name, byte| format!("{name}{byte:02x}"))
 }
 
-fn host_facts(config: &Config, kernel: Kernel, handlers: Handlers) -> Result<HostFacts, Precondition> {
+fn host_facts(
+    config: &Config,
+    kernel: Kernel,
+    handlers: Handlers,
+    selinux: Option<Selinux>,
+) -> Result<HostFacts, Precondition> {
     // checked when the configuration was read: nothing is lost here
     let limits = config.containers.rlimits.iter().filter_map(|(name, value)| rlimits::parse(name, value).ok());
     Ok(HostFacts {
@@ -195,7 +217,7 @@ fn host_facts(config: &Config, kernel: Kernel, handlers: Handlers) -> Result<Hos
         seccomp: Filters::new(kernel.version),
         cdi_dirs: config.containers.cdi_dirs.clone(),
         handlers,
-        selinux: Selinux::detect(),
+        selinux,
     })
 }
 

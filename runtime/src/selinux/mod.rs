@@ -32,6 +32,8 @@ const UNCONFINED: &str = "spc_t";
 pub struct Selinux {
     process: Label,
     file: Label,
+    /// Of what all containers may read and none may write.
+    shared: Label,
     /// Levels of pods.
     pub levels: Levels,
 }
@@ -86,8 +88,15 @@ impl Selinux {
         Selinux {
             process: of("process", Label::usual("system_r", "container_t")),
             file: of("file", Label::usual("object_r", "container_file_t")),
+            shared: of("ro_file", Label::usual("object_r", "container_ro_file_t")),
             levels: Levels::default(),
         }
+    }
+
+    /// Lets containers read what is below a directory, and what comes there later. The kernel asks for it beneath overlayfs too,
+    /// when a program maps its files: without it, nothing that is linked dynamically would start.
+    pub fn share(&self, directory: &Path) -> Result<(), RelabelError> {
+        relabel_tree(directory, &self.shared.to_string())
     }
 
     /// Labels of a container, or of a pod's own processes. What is asked for comes before what is usual; `level` is the
