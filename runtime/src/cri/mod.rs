@@ -14,6 +14,7 @@ mod filter;
 mod image_service;
 mod images;
 mod inspect;
+mod links;
 mod metrics;
 mod node;
 mod pod_status;

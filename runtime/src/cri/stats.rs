@@ -3,17 +3,19 @@
 use nodeagent_cri_api::{
     ContainerAttributes, ContainerStats, ContainerStatsFilter, ContainerStatsRequest, ContainerStatsResponse, CpuUsage,
     LinuxPodSandboxStats, ListContainerStatsRequest, ListContainerStatsResponse, ListPodSandboxStatsRequest,
-    ListPodSandboxStatsResponse, MemoryUsage, PodSandboxAttributes, PodSandboxStats, PodSandboxStatsFilter,
-    PodSandboxStatsRequest, PodSandboxStatsResponse, ProcessUsage, StreamContainerStatsRequest,
-    StreamContainerStatsResponse, StreamPodSandboxStatsRequest, StreamPodSandboxStatsResponse, SwapUsage, UInt64Value,
+    ListPodSandboxStatsResponse, MemoryUsage, NetworkInterfaceUsage, NetworkUsage, PodSandboxAttributes,
+    PodSandboxStats, PodSandboxStatsFilter, PodSandboxStatsRequest, PodSandboxStatsResponse, ProcessUsage,
+    StreamContainerStatsRequest, StreamContainerStatsResponse, StreamPodSandboxStatsRequest,
+    StreamPodSandboxStatsResponse, SwapUsage, UInt64Value,
 };
 use tonic::Status;
 
-use super::{Batches, Cri, batches, filter, status};
+use super::{Batches, Cri, batches, filter, links, status};
 use crate::cgroup::{Cgroups, Stats};
 use crate::clock;
 use crate::container::{ContainerError, ContainerRecord, Phase};
-use crate::sandbox::{ContainerView, PodView};
+use crate::network;
+use crate::sandbox::{ContainerView, PodView, SandboxRecord};
 
 pub(super) async fn container_stats(
     cri: &Cri,
@@ -137,6 +139,24 @@ fn memory(used: &Stats) -> MemoryUsage {
     }
 }
 
+/// Over a pod's links; the one that its network made is the one that kubelet's summary is about.
+fn network_usage(sandbox: &SandboxRecord) -> Option<NetworkUsage> {
+    let interfaces: Vec<_> = links::of_pod(sandbox).into_iter().map(interface).collect();
+    let default_interface =
+        interfaces.iter().find(|link| link.name == network::INTERFACE).or(interfaces.first()).cloned();
+    default_interface.is_some().then(|| NetworkUsage { timestamp: clock::now(), default_interface, interfaces })
+}
+
+fn interface(link: links::Link) -> NetworkInterfaceUsage {
+    NetworkInterfaceUsage {
+        name: link.name,
+        rx_bytes: value(link.received.bytes),
+        rx_errors: value(link.received.errors),
+        tx_bytes: value(link.sent.bytes),
+        tx_errors: value(link.sent.errors),
+    }
+}
+
 /// The sum of its containers: the pod's own cgroup is empty.
 fn of_pod(cri: &Cri, view: &PodView) -> PodSandboxStats {
     let sandbox = &view.sandbox;
@@ -158,7 +178,7 @@ fn of_pod(cri: &Cri, view: &PodView) -> PodSandboxStats {
     let linux = LinuxPodSandboxStats {
         cpu: Some(cpu(&sum)),
         memory: Some(memory(&sum)),
-        network: None,
+        network: network_usage(sandbox),
         process: Some(ProcessUsage { timestamp: clock::now(), process_count: value(sum.processes) }),
         containers,
         io: None,
