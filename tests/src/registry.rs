@@ -40,9 +40,9 @@ pub enum Access {
     Token,
 }
 
-/// A running registry; stopped, and its store removed, when dropped.
+/// A running registry; one that was started here is stopped, and its store removed, when dropped.
 pub struct Registry {
-    child: Child,
+    child: Option<Child>,
     address: SocketAddr,
     access: Access,
     log: Arc<Mutex<Vec<String>>>,
@@ -70,7 +70,8 @@ impl Registry {
             .context("start docker-registry (see tests/packages.txt)")?;
         let log = Arc::new(Mutex::new(Vec::new()));
         let announced = follow(&mut child, log.clone())?;
-        let mut registry = Self { child, address: ([127, 0, 0, 1], 0).into(), access, log, tokens, directory };
+        let address = ([127, 0, 0, 1], 0).into();
+        let mut registry = Self { child: Some(child), address, access, log, tokens, directory };
         registry.address = match announced.recv_timeout(STARTS_WITHIN) {
             Ok(address) => address,
             Err(_) => bail!("the registry does not listen:\n{}", registry.log()),
@@ -78,14 +79,20 @@ impl Registry {
         Ok(registry)
     }
 
+    /// One that runs already, and lets everybody in. Nothing is known of its log and its files.
+    pub fn at(address: SocketAddr) -> Result<Self> {
+        let (child, tokens) = (None, None);
+        Ok(Self { child, address, access: Access::Open, log: Arc::default(), tokens, directory: tempfile::tempdir()? })
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// Its process, if it was started here.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// `host:port/name`, to pull by.
@@ -156,9 +163,11 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        // the end of its input; it may have ended by itself
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
+        if let Some(child) = self.child.as_mut() {
+            // the end of its input; it may have ended by itself
+            drop(child.stdin.take());
+            let _ = child.wait();
+        }
     }
 }
 

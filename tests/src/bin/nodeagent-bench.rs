@@ -84,7 +84,7 @@ fn run() -> Result<ExitCode> {
             if arguments.systemd { format!("/nodeagentbench{run}.slice") } else { format!("/nodeagent-bench{run}") };
         let figures = runtime.block_on(async {
             let work = Workload::new(cri, &registry.reference("library/busybox:1"), logs.path(), &parent).await?;
-            work.measure(plan, subject.pid, &[registry.pid()]).await
+            work.measure(plan, subject.pid, registry.pid().as_slice()).await
         })?;
         columns.push(Column { subject: subject.name.clone(), figures });
         drop(subject);

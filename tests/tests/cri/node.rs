@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nodeagent_cri_api::*;
 use nodeagent_tests::client::Cri;
 use nodeagent_tests::daemon::Daemon;
+use nodeagent_tests::outside::run;
 use nodeagent_tests::{leaks, place};
 use tempfile::TempDir;
 use tokio::time::sleep;
@@ -19,7 +20,7 @@ use tokio::time::sleep;
 use crate::world::World;
 
 /// How long anything that has no time of its own may take on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The socket of another runtime, when the suite is to be run on it.
 pub fn peer() -> Option<PathBuf> {
@@ -33,6 +34,19 @@ pub enum Driver {
     // by the suite of scopes, which shares this file
     #[allow(dead_code)]
     Systemd,
+}
+
+impl Driver {
+    /// That of a runtime.
+    pub async fn of(socket: &Path) -> Result<Self> {
+        let answer = Cri::new(socket)?.runtime.runtime_config(RuntimeConfigRequest {}).await;
+        let answer = answer.with_context(|| format!("ask {} for its cgroup driver", socket.display()))?;
+        let linux = answer.into_inner().linux.context("RuntimeConfig without a linux part")?;
+        Ok(match linux.cgroup_driver() {
+            CgroupDriver::Systemd => Driver::Systemd,
+            CgroupDriver::Cgroupfs => Driver::Cgroupfs,
+        })
+    }
 }
 
 pub struct Node {
@@ -120,6 +134,21 @@ impl Node {
         let log = daemon.try_lock().map(|daemon| daemon.log()).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(80)..].join("\n")
+    }
+
+    /// At the end of a trial on another's socket: nothing may be left below the parent of its pods' cgroups, which was ours.
+    pub fn remove_cgroup_parent(&self) -> Result<()> {
+        let slice = self.cgroup_parent.trim_start_matches('/');
+        let systemd = slice.ends_with(".slice");
+        let mut left = leaks::cgroups(&self.cgroup_parent)?;
+        // slices of pods are kubelet's to remove
+        left.retain(|path| !systemd || path.extension().is_none_or(|kind| kind != "slice"));
+        ensure!(left.is_empty(), "cgroups are left behind: {left:?}");
+        if systemd {
+            // made by systemd, which has no reason to end it
+            return run("systemctl", ["stop", slice])?.silent("systemctl stop");
+        }
+        leaks::remove_cgroup_parent(&self.cgroup_parent)
     }
 
     // --- images

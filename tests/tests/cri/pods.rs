@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use nodeagent_cri_api::*;
+use nodeagent_tests::outside::run as outside;
 use nodeagent_tests::{http, leaks};
 use tonic::Code;
 
@@ -380,7 +381,15 @@ async fn netns_gone(node: Shared) -> Result<()> {
 async fn resized(node: Shared) -> Result<()> {
     let mut config = node.pod("resized");
     // kubelet's part: the pod's own cgroup, with limits
-    let parent = format!("{}/kubepod", node.cgroup_parent());
+    let systemd = node.cgroup_parent().ends_with(".slice");
+    let parent = match node.cgroup_parent().strip_suffix(".slice").filter(|_| systemd) {
+        Some(slice) => format!("{slice}.slice{slice}-pod.slice"),
+        None => format!("{}/kubepod", node.cgroup_parent()),
+    };
+    if systemd {
+        let slice = parent.rsplit('/').next().unwrap_or_default();
+        outside("systemctl", ["start", slice])?.ok("systemctl start")?;
+    }
     if let Some(linux) = config.linux.as_mut() {
         linux.cgroup_parent.clone_from(&parent);
     }
@@ -418,7 +427,8 @@ async fn resized(node: Shared) -> Result<()> {
         let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         Ok::<_, anyhow::Error>(text.split_whitespace().next().unwrap_or_default().to_owned())
     };
-    if node.daemon().is_none() {
+    let version = node.cri().runtime.version(VersionRequest::default()).await?.into_inner();
+    if version.runtime_name != "nodeagent" {
         resize(limits(512, 50_000, 64 << 20), None).await?;
         return Ok(());
     }

@@ -3,6 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use nodeagent_cri_api::*;
 
+use tonic::Code;
+
+use crate::node::refused;
 use crate::suite::Suite;
 
 pub fn add(suite: &mut Suite) {
@@ -38,6 +41,19 @@ pub fn add(suite: &mut Suite) {
         let answer = node.cri().runtime.runtime_config(RuntimeConfigRequest {}).await?.into_inner();
         let driver = answer.linux.context("no linux in RuntimeConfig")?.cgroup_driver();
         ensure!(driver == CgroupDriver::Cgroupfs, "{driver:?}, but the configuration says cgroupfs");
+        Ok(())
+    });
+    suite.add("service: UpdateRuntimeConfig is taken", |node| async move {
+        let network_config = Some(NetworkConfig { pod_cidr: "10.244.7.0/24".into() });
+        let request = UpdateRuntimeConfigRequest { runtime_config: Some(RuntimeConfig { network_config }) };
+        node.cri().runtime.update_runtime_config(request).await?;
+        Ok(())
+    });
+    suite.add("service: checkpoints, which there are none, are said to be unimplemented", |node| async move {
+        let mut runtime = node.cri().runtime;
+        refused(runtime.checkpoint_container(CheckpointContainerRequest::default()).await, Code::Unimplemented)?;
+        refused(runtime.checkpoint_pod(CheckpointPodRequest::default()).await, Code::Unimplemented)?;
+        refused(runtime.restore_pod(RestorePodRequest::default()).await, Code::Unimplemented)?;
         Ok(())
     });
 }

@@ -1,6 +1,9 @@
 //! How trials are made and run: an async function on a node of its own, and a look at what it left behind.
 
+use std::env;
+use std::fs;
 use std::future::Future;
+use std::mem;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,10 +29,19 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// A suite whose daemons leave cgroups to that driver.
+    /// A suite whose daemons leave cgroups to that driver. Another's socket is asked for its own.
     pub fn new(driver: Driver) -> Result<Self> {
         let runtime = Runtime::new().context("start the asynchronous runtime")?;
+        let driver = match peer() {
+            Some(socket) => runtime.block_on(Driver::of(&socket))?,
+            None => driver,
+        };
         Ok(Self { runtime: Arc::new(runtime), world: Arc::default(), driver, trials: Vec::new() })
+    }
+
+    /// Who makes the cgroups.
+    pub fn driver(&self) -> Driver {
+        self.driver
     }
 
     /// A trial on a fresh node.
@@ -59,6 +71,10 @@ impl Suite {
             result.map_err(|error| {
                 let log = node.log_tail();
                 node.purge();
+                if node.daemon().is_none() {
+                    // through the socket, as far as that goes
+                    let _ = runtime.block_on(node.remove_all());
+                }
                 format!("{error:#}\n--- daemon:\n{log}").into()
             })
         }));
@@ -87,18 +103,32 @@ impl Suite {
     }
 
     /// Runs those that were asked for.
-    pub fn run(self, arguments: &Arguments) -> ExitCode {
+    pub fn run(mut self, arguments: &Arguments) -> Result<ExitCode> {
+        if let Some(file) = env::var_os("NODEAGENT_CRI_ONLY") {
+            let text = fs::read_to_string(&file).with_context(|| format!("read NODEAGENT_CRI_ONLY {file:?}"))?;
+            self.keep(text.lines().filter(|line| !line.is_empty()))?;
+        }
         let conclusion = libtest_mimic::run(arguments, self.trials);
         // registries end here: exit() below would leave them behind
         drop(self.world);
-        conclusion.exit_code()
+        Ok(conclusion.exit_code())
+    }
+
+    /// Forgets all trials but those. A name that none has is an error: whoever wrote it relies on that trial.
+    fn keep<'a>(&mut self, names: impl Iterator<Item = &'a str>) -> Result<()> {
+        let mut all = mem::take(&mut self.trials);
+        for name in names {
+            let at = all.iter().position(|trial| trial.name() == name);
+            self.trials.push(all.swap_remove(at.with_context(|| format!("no trial is named {name:?} here"))?));
+        }
+        Ok(())
     }
 }
 
 /// Removes every pod and looks at what is left.
 async fn tidy(node: &Node) -> Result<()> {
     node.remove_all().await.context("remove the pods that the test left")?;
-    let Some(daemon) = node.daemon() else { return Ok(()) };
+    let Some(daemon) = node.daemon() else { return node.remove_cgroup_parent() };
     let daemon = daemon.lock().await;
     let deadline = Instant::now() + SETTLES_WITHIN;
     loop {

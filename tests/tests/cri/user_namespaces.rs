@@ -64,7 +64,8 @@ async fn pod(node: &Node, name: &str) -> Result<(String, PodSandboxConfig, Strin
 fn users_outside(node: &Node, container: &str) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for cgroup in leaks::cgroups(node.cgroup_parent())? {
-        if !cgroup.to_string_lossy().ends_with(container) {
+        // as a directory, or as a scope; what is below is of execs
+        if !cgroup.file_name().is_some_and(|name| name.to_string_lossy().contains(container)) {
             continue;
         }
         for pid in fs::read_to_string(cgroup.join("cgroup.procs"))?.lines() {

@@ -1,8 +1,9 @@
 //! What trials share: registries, each started when the first one asks for it, and the image that most of them run.
 
+use std::env;
 use std::sync::{Arc, OnceLock};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use nodeagent_tests::image::{Image, Pushed};
 use nodeagent_tests::registry::{Access, Registry};
 
@@ -20,7 +21,10 @@ pub struct World {
 impl World {
     /// Lets everybody in.
     pub fn open(&self) -> Result<Arc<Registry>> {
-        once(&self.open, || Registry::start(Access::Open))
+        once(&self.open, || match env::var("NODEAGENT_REGISTRY") {
+            Ok(there) => Registry::at(there.parse().with_context(|| format!("NODEAGENT_REGISTRY={there}"))?),
+            Err(_) => Registry::start(Access::Open),
+        })
     }
 
     /// Wants a password.

@@ -39,5 +39,5 @@ fn run() -> anyhow::Result<ExitCode> {
     }
     let mut suite = suite::Suite::new(node::Driver::Systemd)?;
     scopes::add(&mut suite);
-    Ok(suite.run(&arguments))
+    suite.run(&arguments)
 }
