@@ -55,7 +55,7 @@ impl Connection {
         let mut connection =
             Self { number, stream, watched, sandbox: sandbox.into(), greeted: false, inbox, outbox, sent: 0 };
         let pid = std::process::id().cast_signed();
-        connection.send(&Hello { version: VERSION, sandbox: sandbox.into(), pid })?;
+        connection.send(&Hello { version: VERSION, sandbox: sandbox.into(), pid, hooks: true })?;
         Ok(connection)
     }
 

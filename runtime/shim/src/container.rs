@@ -34,14 +34,23 @@ const ELSEWHERE: Duration = Duration::from_secs(8);
 /// ```
 #[derive(Debug)]
 enum Phase {
-    /// Its launcher waits for its cgroup, or is at work.
-    Launching { launcher: Launcher, held: bool },
+    /// Its launcher waits to be let go on, or is at work.
+    Launching { launcher: Launcher, held: Option<Held> },
     /// Its program runs.
     Running,
     /// Its first process has ended, others may be left.
     Ending { failure: Option<Failure>, since: Instant },
     /// All over.
     Exited,
+}
+
+/// What a launcher waits for.
+#[derive(Debug, Clone, Copy)]
+pub enum Held {
+    /// Its cgroup.
+    Placement,
+    /// Programs outside, which look at what it has made.
+    Hooks,
 }
 
 /// A container.
@@ -76,7 +85,14 @@ pub struct Container {
 
 impl Container {
     /// A container whose launcher has just been forked.
-    pub fn new(number: Number, id: String, cgroup: Cgroup, launcher: Launcher, output: Output, held: bool) -> Self {
+    pub fn new(
+        number: Number,
+        id: String,
+        cgroup: Cgroup,
+        launcher: Launcher,
+        output: Output,
+        held: Option<Held>,
+    ) -> Self {
         let state = ContainerState {
             container: id,
             pid: None,
@@ -110,8 +126,11 @@ impl Container {
         match &self.phase {
             Phase::Launching { held, launcher } => {
                 self.starters.push(caller);
-                if *held {
-                    outbox.event(Event::Launched { container: self.state.container.clone(), pid: launcher.pid });
+                let (container, pid) = (self.state.container.clone(), launcher.pid);
+                match held {
+                    Some(Held::Placement) => outbox.event(Event::Launched { container, pid }),
+                    Some(Held::Hooks) => outbox.event(Event::Made { container, pid }),
+                    None => {}
                 }
                 true
             }
@@ -163,9 +182,9 @@ impl Container {
     /// Lets its launcher go on. False when it is not held.
     pub fn go_on(&mut self) -> nix::Result<bool> {
         match &mut self.phase {
-            Phase::Launching { launcher, held } if *held => {
+            Phase::Launching { launcher, held } if held.is_some() => {
                 launcher.release()?;
-                *held = false;
+                *held = None;
                 Ok(true)
             }
             _ => Ok(false),
@@ -174,8 +193,13 @@ impl Container {
 
     /// Hears its launcher.
     pub fn hear(&mut self, context: &mut Context<'_>) {
-        let Phase::Launching { launcher, .. } = &mut self.phase else { return };
+        let Phase::Launching { launcher, held } = &mut self.phase else { return };
         let ended = launcher.hear();
+        if std::mem::take(&mut launcher.made) {
+            *held = Some(Held::Hooks);
+            let (container, pid) = (self.state.container.clone(), launcher.pid);
+            context.outbox.event(Event::Made { container, pid });
+        }
         if let Some(terminal) = launcher.terminal.take() {
             let attached = crate::io::set_nonblocking(&terminal)
                 .and_then(|()| self.output.attach(context.poller, self.number, Which::Stdout, terminal));

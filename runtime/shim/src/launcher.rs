@@ -32,6 +32,8 @@ pub struct Launcher {
     /// Not watched any more once it has ended: it would report that for ever.
     socket: Option<Watched>,
     ready: bool,
+    /// It waits, with everything mounted.
+    pub made: bool,
     /// What it gave up.
     pub warnings: Vec<String>,
     /// Why it ended.
@@ -94,7 +96,15 @@ impl Launcher {
             return Err(error);
         }
         let pid = forked?.unwrap_or_default();
-        Ok(Self { pid, socket: Some(socket), ready: false, warnings: Vec::new(), failure: None, terminal: None })
+        Ok(Self {
+            pid,
+            socket: Some(socket),
+            ready: false,
+            made: false,
+            warnings: Vec::new(),
+            failure: None,
+            terminal: None,
+        })
     }
 
     /// Lets it go on that was held.
@@ -115,6 +125,7 @@ impl Launcher {
                     }
                 }
                 Received::Report(Report::Terminal, fd) => self.terminal = fd,
+                Received::Report(Report::Made, _) => self.made = true,
                 Received::Report(Report::Ready, _) => self.ready = true,
                 Received::Report(Report::Failed { kind, exit_code, message }, _) => {
                     self.failure = Some(Failure { kind, exit_code, message });

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 mod spec;
 
 pub use spec::{
-    Capabilities, Device, LaunchSpec, Mount, OciRuntime, PidNamespace, Placement, ProcessSpec, Propagation, Rootfs,
+    Capabilities, Device, Hook, Hooks, LaunchSpec, Mount, OciRuntime, PidNamespace, Placement, ProcessSpec,
+    Propagation, Rootfs,
 };
 
 /// Version of this protocol, said in [`Hello`]. Raised when a meaning changes, not when a field is added.
@@ -36,6 +37,9 @@ pub struct Hello {
     pub sandbox: String,
     /// Process id of the sender.
     pub pid: i32,
+    /// Of a shim: it knows [`LaunchSpec::hooks`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hooks: bool,
 }
 
 /// A frame from the daemon.
@@ -57,7 +61,7 @@ pub enum Call {
     /// [`ErrorKind::CannotExecute`] and exit code 127 or 126 in its state, or with another kind and exit code 128. For one
     /// that is being launched or runs, it is the answer to the first; only one that has ended cannot be started again.
     Start(Box<LaunchSpec>),
-    /// Lets a launcher go on that was held by [`Placement::Wait`].
+    /// Lets a launcher go on that was held by [`Placement::Wait`], or for [`Hooks::outside`].
     Continue {
         /// The container.
         container: String,
@@ -261,6 +265,13 @@ pub enum ErrorKind {
 pub enum Event {
     /// A launcher waits for its cgroup.
     Launched {
+        /// The container.
+        container: String,
+        /// The launcher.
+        pid: i32,
+    },
+    /// A container is made but for its root, which is still the host's; its launcher waits while programs run outside.
+    Made {
         /// The container.
         container: String,
         /// The launcher.

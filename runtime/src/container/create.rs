@@ -9,7 +9,7 @@ use nodeagent_shim::protocol::{LaunchSpec, PidNamespace, Placement};
 
 use super::spec::{self, Inputs, SpecError};
 use super::update::limits;
-use super::{ContainerError, ContainerRecord, Phase, User, seccomp, volumes};
+use super::{ContainerError, ContainerRecord, Outside, Phase, User, cdi, hooks, seccomp, volumes};
 use crate::cgroup::Resources;
 use crate::handler::{self, Handler};
 use crate::image::{Image, Rootfs};
@@ -95,6 +95,7 @@ fn plan(
         cgroup,
         resources,
         device_rules: Vec::new(),
+        hooks: Outside::default(),
         user: User::default(),
         stop_signal: 0,
         log_path: String::new(),
@@ -174,6 +175,10 @@ fn put_together(
     }
     if let Some(handler) = environment.host.handlers.find(&record.handler) {
         hand_over(environment, view, record, handler, &mut built, &limits)?;
+    } else if !built.hooks.is_empty() {
+        let bundle = bundle_of(&built.spec);
+        let written = hooks::take_over(record, &mut built.spec, &built.hooks, &bundle);
+        written.map_err(|source| ContainerError::Directory { path: bundle, source })?;
     }
     record.user = built.user;
     record.stop_signal = built.stop_signal;
@@ -221,9 +226,11 @@ fn hand_over(
             target,
         },
     );
-    let document = document.map_err(SpecError::Handler)?;
-    let root = PathBuf::from(&built.spec.rootfs.target);
-    let bundle = root.parent().unwrap_or(&root);
+    let mut document = document.map_err(SpecError::Handler)?;
+    if !built.hooks.is_empty() {
+        document["hooks"] = cdi::document(&built.hooks);
+    }
+    let bundle = bundle_of(&built.spec);
     let write = |name: &str, text: String| {
         let path = bundle.join(name);
         fs::write(&path, text).map_err(|source| ContainerError::Directory { path, source })
@@ -233,10 +240,16 @@ fn hand_over(
         let mounts = handler::root_mounts(&mut built.spec).map_err(SpecError::Handler)?;
         write("rootfs.json", mounts.to_string())?;
     }
-    built.spec.oci = Some(handler.oci(bundle));
+    built.spec.oci = Some(handler.oci(&bundle));
     // the runtime asks systemd itself
     built.spec.placement = Placement::Attach;
     Ok(())
+}
+
+/// The directory of what is said about a container beside its root.
+fn bundle_of(spec: &LaunchSpec) -> PathBuf {
+    let root = Path::new(&spec.rootfs.target);
+    root.parent().unwrap_or(root).to_owned()
 }
 
 /// Puts the launcher of a container into its cgroup, where systemd makes that.
@@ -280,6 +293,7 @@ pub async fn erase(environment: &Shared, record: &ContainerRecord, shim: Option<
     let released = environment.images.release(id).await;
     released.map_err(|source| ContainerError::Rootfs { id: id.clone(), source: Box::new(source) })?;
     volumes::release(environment, record).await?;
+    hooks::after_end(record).await;
     for kind in [Kind::Spec, Kind::Container] {
         let removed = environment.store.remove(kind, id);
         removed.map_err(|source| ContainerError::Record { id: id.clone(), source })?;

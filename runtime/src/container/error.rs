@@ -58,6 +58,23 @@ pub enum ContainerError {
         #[source]
         source: crate::handler::CommandError,
     },
+    /// A program that one of its devices wants to be run.
+    #[error("{stage} hook of container {id}")]
+    Hook {
+        /// The container.
+        id: String,
+        /// When.
+        stage: &'static str,
+        /// Why.
+        #[source]
+        source: crate::handler::CommandError,
+    },
+    /// A supervisor from before an update.
+    #[error("the supervisor of container {id}'s pod is older than this daemon and knows no hooks: make the pod anew")]
+    NoHooks {
+        /// The container.
+        id: String,
+    },
     /// Its root file system.
     #[error("root file system of container {id}")]
     Rootfs {

@@ -2,7 +2,9 @@
 
 use nodeagent_cri_api::{ContainerConfig, LinuxContainerResources};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
+use super::cdi::Hook;
 use crate::cgroup::{CgroupPath, DeviceRule};
 use crate::state::as_base64;
 
@@ -80,6 +82,16 @@ pub struct User {
     pub home: String,
 }
 
+/// Programs that are run on the host for a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Outside {
+    /// In the order in which they were described.
+    pub hooks: Vec<Hook>,
+    /// What each reads, but for what changes.
+    pub state: Map<String, Value>,
+}
+
 /// What is known of a container, in memory and on disk; what to launch is kept apart, since it never changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ContainerRecord {
@@ -112,6 +124,9 @@ pub struct ContainerRecord {
     /// Devices that it may use, where its cgroup is made with its process.
     #[serde(default)]
     pub device_rules: Vec<DeviceRule>,
+    /// Programs to be run on the host at its start and after its end.
+    #[serde(default)]
+    pub hooks: Outside,
     /// Who runs in it.
     pub user: User,
     /// Signal number of a polite stop.

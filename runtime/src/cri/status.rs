@@ -63,7 +63,7 @@ fn pod_code(error: &PodError) -> Code {
 fn container_code(error: &ContainerError) -> Code {
     match error {
         ContainerError::NotFound { .. } | ContainerError::NoImage { .. } => Code::NotFound,
-        ContainerError::WrongPhase { .. } => Code::FailedPrecondition,
+        ContainerError::WrongPhase { .. } | ContainerError::NoHooks { .. } => Code::FailedPrecondition,
         ContainerError::Invalid(_) => Code::InvalidArgument,
         ContainerError::Pod(source) => pod_code(source),
         ContainerError::Spec(source) => spec_code(source),
@@ -75,6 +75,7 @@ fn container_code(error: &ContainerError) -> Code {
         ContainerError::Stopping => Code::Unavailable,
         ContainerError::Id(_)
         | ContainerError::Runtime { .. }
+        | ContainerError::Hook { .. }
         | ContainerError::Directory { .. }
         | ContainerError::Record { .. }
         | ContainerError::Unkillable { .. } => Code::Internal,

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -66,12 +68,25 @@ pub(super) async fn run(
     input: Option<String>,
     limit: Duration,
 ) -> Result<String, CommandError> {
-    let failed = |source| CommandError::Execute { program: program.to_owned(), source };
     let mut command = Command::new(program);
     command.args(arguments).env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    finish(command, program, &arguments.join(" "), input, limit).await
+}
+
+/// Runs a command whose arguments and environment are set; `words` is what an error calls them.
+pub(crate) async fn finish(
+    mut command: Command,
+    program: &Path,
+    words: &str,
+    input: Option<String>,
+    limit: Duration,
+) -> Result<String, CommandError> {
+    let failed = |source| CommandError::Execute { program: program.to_owned(), source };
     command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    // a group of its own: with a command that takes too long ends what it has started
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).process_group(0);
     let mut child = command.spawn().map_err(failed)?;
+    let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let work = async {
         let feed = async {
@@ -83,8 +98,12 @@ pub(super) async fn run(
         let ((), out, error, status) = tokio::join!(feed, take(stdout), take(stderr), child.wait());
         Ok::<_, io::Error>((status?, out, error))
     };
-    let words = arguments.join(" ");
+    let words = words.to_owned();
     let Ok(ended) = timeout(limit, work).await else {
+        if let Some(group) = group {
+            // not reaped yet, so the number is its own
+            let _ = killpg(group, Signal::SIGKILL);
+        }
         return Err(CommandError::Silent { program: program.to_owned(), command: words, after: limit });
     };
     let (status, out, error) = ended.map_err(failed)?;

@@ -16,7 +16,8 @@ use crate::container::rlimits;
 use crate::sandbox::SandboxRecord;
 use crate::sys;
 
-const VERSION: &str = "1.0.2";
+/// Of the specification in whose words it is said.
+pub const VERSION: &str = "1.0.2";
 
 /// What another runtime cannot be told.
 #[derive(Debug, thiserror::Error)]

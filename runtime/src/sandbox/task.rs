@@ -40,7 +40,7 @@ pub(super) struct Beginning {
 
 /// What came of something that took time.
 enum Done {
-    /// A launcher is in its cgroup and goes on, or not.
+    /// A launcher that waited goes on, or not.
     Placed { id: String, result: Result<(), ContainerError> },
     /// The shim launched a container, or failed to.
     Started { id: String, result: Result<Started, ContainerError> },
@@ -177,6 +177,7 @@ impl Pod {
         match event {
             ShimEvent::Said(Event::Exited { state }) => self.exited(&state),
             ShimEvent::Said(Event::Launched { container, pid }) => self.launched(&container, pid),
+            ShimEvent::Said(Event::Made { container, pid }) => self.made(&container, pid),
             ShimEvent::Gone => self.shim_gone(),
         }
     }

@@ -27,13 +27,13 @@ const WITHOUT_V2: &str = "#!/bin/sh\nexec unshare -m /bin/sh -c \
 const SHIM_V2: &str = "shim-v2";
 
 /// What is installed, by the names that pods ask for.
-struct Installed {
-    names: Vec<&'static str>,
-    settings: &'static str,
+pub struct Installed {
+    pub names: Vec<&'static str>,
+    pub settings: &'static str,
     _directory: Option<tempfile::TempDir>,
 }
 
-static INSTALLED: LazyLock<Installed> = LazyLock::new(|| match installed() {
+pub static INSTALLED: LazyLock<Installed> = LazyLock::new(|| match installed() {
     Ok(installed) => installed,
     Err(error) => {
         eprintln!("SKIPPED: runtime handlers: {error:#}");

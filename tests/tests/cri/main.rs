@@ -20,6 +20,7 @@ mod escapes;
 mod events;
 mod exec;
 mod handlers;
+mod hooks;
 mod hung_mount;
 mod image_volumes;
 mod images;
@@ -79,6 +80,7 @@ fn run() -> anyhow::Result<ExitCode> {
     escapes::add(&mut suite);
     exec::add(&mut suite);
     handlers::add(&mut suite);
+    hooks::add(&mut suite);
     hung_mount::add(&mut suite);
     logs::add(&mut suite);
     metrics::add(&mut suite);

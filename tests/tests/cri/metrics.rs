@@ -6,12 +6,14 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use nodeagent_cri_api::*;
 
+use crate::handlers::INSTALLED;
 use crate::node::{Node, script};
 use crate::suite::Suite;
 
 pub fn add(suite: &mut Suite) {
     suite.add("metrics: what is listed is described, with a value for each label", described);
     suite.add("metrics: a container's use, limits and names are its own, the network is the pod's", values);
+    suite.add_own_with("metrics: what containers of other runtimes use is told as of ours", INSTALLED.settings, others);
 }
 
 type Shared = Arc<Node>;
@@ -24,9 +26,9 @@ async fn all(node: &Node) -> Result<(HashMap<String, Vec<String>>, Vec<PodSandbo
     Ok((keys, metrics))
 }
 
-async fn busy(node: &Node, name: &str) -> Result<(String, String)> {
+async fn busy(node: &Node, name: &str, handler: &str) -> Result<(String, String)> {
     let config = node.pod(name);
-    let (image, pod) = (node.busybox().await?, node.run(&config).await?);
+    let (image, pod) = (node.busybox().await?, node.run_by(&config, handler).await?);
     let mut wanted = script("worker", &image, "i=0; while :; do i=$((i+1)); done & wait");
     if let Some(linux) = wanted.linux.as_mut() {
         linux.resources = Some(LinuxContainerResources {
@@ -42,7 +44,7 @@ async fn busy(node: &Node, name: &str) -> Result<(String, String)> {
 }
 
 async fn described(node: Shared) -> Result<()> {
-    let (pod, _) = busy(&node, "described").await?;
+    let (pod, _) = busy(&node, "described", "").await?;
     let (keys, metrics) = all(&node).await?;
     let own = metrics.iter().find(|one| one.pod_sandbox_id == pod).context("no metrics of the pod")?;
     let containers = own.container_metrics.iter().flat_map(|container| &container.metrics);
@@ -57,11 +59,47 @@ async fn described(node: Shared) -> Result<()> {
 }
 
 async fn values(node: Shared) -> Result<()> {
-    let (pod, id) = busy(&node, "values").await?;
+    let (pod, id) = busy(&node, "values", "").await?;
+    told(&node, &pod, &id, "values").await
+}
+
+async fn others(node: Shared) -> Result<()> {
+    for handler in &INSTALLED.names {
+        let (pod, id) = busy(&node, &format!("values-{handler}"), handler).await?;
+        told(&node, &pod, &id, &format!("values-{handler}")).await.with_context(|| format!("metrics by {handler}"))?;
+        stats(&node, &pod, &id).await.with_context(|| format!("stats by {handler}"))?;
+        node.remove_pod(&pod).await?;
+    }
+    Ok(())
+}
+
+/// The same by the calls for statistics.
+async fn stats(node: &Node, pod: &str, id: &str) -> Result<()> {
+    let mut runtime = node.cri().runtime;
+    let request = ContainerStatsRequest { container_id: id.into() };
+    let one = runtime.container_stats(request).await?.into_inner().stats.context("ContainerStats without any")?;
+    let all = runtime.list_container_stats(ListContainerStatsRequest::default()).await?.into_inner().stats;
+    let listed = all.into_iter().find(|stats| stats.attributes.as_ref().is_some_and(|of| of.id == id));
+    let request = PodSandboxStatsRequest { pod_sandbox_id: pod.into() };
+    let whole = runtime.pod_sandbox_stats(request).await?.into_inner().stats.and_then(|stats| stats.linux);
+    let whole = whole.context("PodSandboxStats without any")?;
+    let within = whole.containers.iter().find(|stats| stats.attributes.as_ref().is_some_and(|of| of.id == id));
+    for stats in [&one, &listed.context("not in ListContainerStats")?, within.context("not in PodSandboxStats")?] {
+        let cpu = stats.cpu.as_ref().and_then(|cpu| cpu.usage_core_nano_seconds).map_or(0, |value| value.value);
+        let memory = stats.memory.as_ref().and_then(|memory| memory.usage_bytes).map_or(0, |value| value.value);
+        ensure!(cpu > 1_000_000 && (4096..64 << 20).contains(&memory), "{cpu} ns, {memory} bytes: {stats:?}");
+    }
+    ensure!(one.writable_layer.is_some_and(|layer| layer.used_bytes.is_some()), "no writable layer");
+    let processes = whole.process.and_then(|process| process.process_count).map_or(0, |count| count.value);
+    ensure!(processes >= 2, "{processes} processes");
+    Ok(())
+}
+
+async fn told(node: &Node, pod: &str, id: &str, name: &str) -> Result<()> {
     // something for the network to count
     let ask = "wget -q -T 1 -O - http://10.255.255.1/ 2>/dev/null; sleep 1; true";
-    node.output(&id, &["sh", "-c", ask]).await?;
-    let (keys, metrics) = all(&node).await?;
+    node.output(id, &["sh", "-c", ask]).await?;
+    let (keys, metrics) = all(node).await?;
     let own = metrics.iter().find(|one| one.pod_sandbox_id == pod).context("no metrics of the pod")?;
     let container = own.container_metrics.iter().find(|one| one.container_id == id).context("nor of the container")?;
     let value = |name: &str| -> Result<u64> {
@@ -79,8 +117,8 @@ async fn values(node: Shared) -> Result<()> {
     let keys = keys.get(&any.name).context("not described")?;
     let label = |key: &str| keys.iter().position(|one| one == key).and_then(|at| any.label_values.get(at)).cloned();
     ensure!(label("container").as_deref() == Some("worker"), "{:?}", label("container"));
-    ensure!(label("pod").as_deref() == Some("values"), "{:?}", label("pod"));
-    ensure!(label("id").is_some_and(|cgroup| cgroup.contains(&id)), "{:?}", label("id"));
+    ensure!(label("pod").as_deref() == Some(name), "{:?}", label("pod"));
+    ensure!(label("id").is_some_and(|cgroup| cgroup.contains(id)), "{:?}", label("id"));
     let sent = own.metrics.iter().find(|metric| metric.name == "container_network_transmit_packets_total");
     let sent = sent.context("no network")?;
     ensure!(sent.label_values.iter().any(|value| value == "eth0"), "{sent:?}");

@@ -58,6 +58,10 @@ pub enum LaunchError {
     Readonly { path: String, source: Errno },
     #[error("/dev/null is not the null device")]
     NotNull,
+    #[error("{stage} hook {path}: {how}")]
+    Hook { stage: &'static str, path: String, how: String },
+    #[error("run {stage} hook {path}")]
+    RunHook { stage: &'static str, path: String, source: Errno },
     #[error("make the container's root the root")]
     Pivot { source: Errno },
     #[error("set up the terminal")]

@@ -9,6 +9,7 @@
 
 mod devices;
 mod error;
+mod hooks;
 mod idmap;
 mod mounts;
 mod oci;
@@ -171,6 +172,10 @@ fn start(
     mounts::mount_all(&root, &spec.mounts, shared, user, spec.rootfs.context.as_deref())?;
     devices::make_all(&root, &spec.devices)?;
     devices::default_links(&root, &spec.mounts)?;
+    if let Some(hooks) = &spec.hooks {
+        // what they change must not be read-only yet
+        hooks::create(hooks, &spec.rootfs.target, status)?;
+    }
     if !process.cwd.is_empty() {
         root.make(&process.cwd, Make::Directory)
             .map_err(|source| LaunchError::Cwd { path: process.cwd.clone(), source })?;
@@ -186,7 +191,7 @@ fn start(
         terminal::set_up(owner.0, owner.1, devices::own_dev(&spec.mounts), status)?;
     }
     let inside = user.map(|user| Inside { user, own_mounts: true });
-    process::become_program(process, &labels, inside.as_ref(), status)
+    process::become_program(process, &labels, inside.as_ref(), spec.hooks.as_deref(), status)
 }
 
 fn enter(
@@ -213,7 +218,7 @@ fn enter(
             .map_err(|source| LaunchError::Namespace { what: namespace.name, source })?;
     }
     let inside = user.map(|user| Inside { user, own_mounts: false });
-    process::become_program(spec, &labels, inside.as_ref(), status)
+    process::become_program(spec, &labels, inside.as_ref(), None, status)
 }
 
 fn make_namespace(kind: CloneFlags, what: &'static str) -> Result<(), LaunchError> {

@@ -15,9 +15,10 @@ use nix::sys::stat::{Mode, SFlag, fstat, umask};
 use nix::unistd::{Gid, Uid, chdir, fchown, getcwd, setgroups, setresgid, setresuid, setsid};
 
 use super::error::LaunchError;
+use super::hooks;
 use super::program::Program;
 use super::report::{Report, send};
-use crate::protocol::ProcessSpec;
+use crate::protocol::{Hooks, ProcessSpec};
 use crate::sys;
 use crate::user_namespace::UserNamespace;
 
@@ -185,6 +186,7 @@ pub fn become_program(
     process: &ProcessSpec,
     labels: &Labels,
     inside: Option<&Inside<'_>>,
+    hooks: Option<&Hooks>,
     status: &OwnedFd,
 ) -> Result<(), LaunchError> {
     let program = Program::new(process)?;
@@ -225,6 +227,9 @@ pub fn become_program(
     }
     let file: CString = program.find()?;
     labels.write()?;
+    if let Some(hooks) = hooks {
+        hooks::start(hooks)?;
+    }
     send(status, &Report::Ready, None).map_err(|source| LaunchError::Placement { source })?;
     sys::cloexec_from(3);
     if process.no_new_privs {

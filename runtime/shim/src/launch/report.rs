@@ -27,6 +27,8 @@ pub enum Report {
     },
     /// The master side of the terminal comes with this packet.
     Terminal,
+    /// All is mounted, and others may have a look before it goes on.
+    Made,
     /// Nothing but the exec is left to do.
     Ready,
     /// It failed; the launcher ends.

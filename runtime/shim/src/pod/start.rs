@@ -10,7 +10,7 @@ use nix::unistd::pipe2;
 
 use super::{Pod, Refusal};
 use crate::cgroup::Cgroup;
-use crate::container::Container;
+use crate::container::{Container, Held};
 use crate::context::Caller;
 use crate::exec::Exec;
 use crate::io::pipe_to_read;
@@ -119,7 +119,7 @@ impl Pod {
             Some(oci) => launch::oci_create(spec, oci, &streams, status),
             None => launch::container(spec, self.namespaces.user().filter(|_| user), &streams, status, placed),
         })?;
-        let held = spec.placement == Placement::Wait;
+        let held = (spec.placement == Placement::Wait).then_some(Held::Placement);
         let mut container = Container::new(number, spec.container.clone(), cgroup, launcher, output, held);
         container.oom_score_adj = spec.process.oom_score_adj;
         container.user_namespace = user;

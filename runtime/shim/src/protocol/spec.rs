@@ -44,6 +44,39 @@ pub struct LaunchSpec {
     /// layers, the cgroups (to tell who is in there), the terminal, the streams and the log are ours then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oci: Option<OciRuntime>,
+    /// Programs that run while the container is made; a shim whose [`Hello`](super::Hello) does not speak of them would
+    /// leave them out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Box<Hooks>>,
+}
+
+/// Programs that run while a container is made: hooks of the OCI runtime specification, as far as they are the launcher's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hooks {
+    /// The daemon runs some of its own, when all is mounted and before the container's root becomes the root: the launcher
+    /// waits then for [`Call::Continue`](super::Call::Continue) after [`Event::Made`](super::Event::Made).
+    pub outside: bool,
+    /// Programs of the host, in the container's namespaces, before its root becomes the root (`createContainer`).
+    pub create: Vec<Hook>,
+    /// Programs of the container, with its rights, when all but the exec is done (`startContainer`).
+    pub start: Vec<Hook>,
+    /// What each of them reads: a JSON object, to which `pid` and `status` are added.
+    pub state: String,
+}
+
+/// One such program.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hook {
+    /// Absolute path.
+    pub path: String,
+    /// Its arguments, beginning with its own name; empty: the path alone.
+    pub args: Vec<String>,
+    /// `NAME=value`; there are no others.
+    pub env: Vec<String>,
+    /// Killed after that many milliseconds, and the start has failed.
+    pub timeout_ms: u64,
 }
 
 /// An OCI runtime, by its command line.

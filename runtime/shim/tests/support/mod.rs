@@ -49,7 +49,7 @@ impl Connection {
     pub fn open(path: &Path, sandbox: &str) -> Self {
         let stream = UnixStream::connect(path).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        let hello = Hello { version: VERSION, sandbox: sandbox.into(), pid: 1 };
+        let hello = Hello { version: VERSION, sandbox: sandbox.into(), pid: 1, hooks: false };
         let mut this = Self { stream, seq: 0, events: VecDeque::new(), replies: Vec::new(), hello: hello.clone() };
         this.write(&hello);
         this.hello = serde_json::from_slice(&this.frame().unwrap()).unwrap();

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::hook::{Hook, Stage};
+
 /// How a description is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
@@ -55,7 +57,7 @@ pub(super) struct Part {
     device_nodes: Vec<Device>,
     mounts: Vec<Mount>,
     additional_gids: Vec<u32>,
-    hooks: Vec<serde_json::Value>,
+    hooks: Vec<Program>,
     intel_rdt: Option<serde_json::Value>,
     net_devices: Vec<serde_json::Value>,
 }
@@ -97,6 +99,32 @@ pub struct Mount {
     pub options: Vec<String>,
 }
 
+/// A program that is run for the device, as it is described.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Program {
+    hook_name: String,
+    path: String,
+    args: Vec<String>,
+    env: Vec<String>,
+    timeout: Option<u64>,
+}
+
+impl Program {
+    fn checked(&self) -> Result<Hook, String> {
+        let stage = Stage::ALL.into_iter().find(|stage| stage.name() == self.hook_name).ok_or_else(|| {
+            let known: Vec<&str> = Stage::ALL.into_iter().map(Stage::name).collect();
+            format!("hooks called `{}` (there are {})", self.hook_name, known.join(", "))
+        })?;
+        if !Path::new(&self.path).is_absolute() {
+            return Err(format!("hooks without an absolute path, as `{}`,", self.path));
+        }
+        let (path, args, env) = (self.path.clone(), self.args.clone(), self.env.clone());
+        // 0 is none: nothing ends before it begins
+        Ok(Hook { stage, path, args, env, timeout: self.timeout.filter(|seconds| *seconds > 0) })
+    }
+}
+
 /// What is added to a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Edits {
@@ -108,23 +136,25 @@ pub struct Edits {
     pub mounts: Vec<Mount>,
     /// Supplementary groups.
     pub groups: Vec<u32>,
+    /// Programs to run.
+    pub hooks: Vec<Hook>,
 }
 
 impl Edits {
     /// Adds a part; what is not offered is an error, because a device without it may not work, or not be safe.
-    pub(super) fn add(&mut self, part: &Part) -> Result<(), &'static str> {
-        if !part.hooks.is_empty() {
-            return Err("hooks");
-        }
+    pub(super) fn add(&mut self, part: &Part) -> Result<(), String> {
         if part.intel_rdt.is_some() {
-            return Err("classes of Intel RDT");
+            return Err("classes of Intel RDT".to_owned());
         }
         if !part.net_devices.is_empty() {
-            return Err("network devices");
+            return Err("network devices".to_owned());
         }
         self.env.extend(part.env.iter().cloned());
         self.devices.extend(part.device_nodes.iter().cloned());
         self.mounts.extend(part.mounts.iter().cloned());
+        for program in &part.hooks {
+            self.hooks.push(program.checked()?);
+        }
         // 0 means none here
         self.groups.extend(part.additional_gids.iter().copied().filter(|gid| *gid != 0));
         Ok(())

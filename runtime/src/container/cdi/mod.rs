@@ -2,6 +2,7 @@
 //! variables and groups. Descriptions are files that come and go with drivers, so they are read when they are asked for.
 
 mod file;
+mod hook;
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,6 +13,7 @@ use nodeagent_cri_api::ContainerConfig;
 
 use file::{Description, Format};
 pub use file::{Device, Edits, Mount};
+pub use hook::{Hook, Stage, document};
 
 /// Annotations of containers that name devices begin so.
 const ANNOTATION: &str = "cdi.k8s.io/";
@@ -61,7 +63,7 @@ pub enum CdiError {
         /// Its description.
         path: PathBuf,
         /// What it asks for.
-        what: &'static str,
+        what: String,
     },
 }
 
@@ -236,9 +238,34 @@ mod tests {
         );
         fs::write(dirs[0].join("bad.yaml"), "kind: [").unwrap();
         assert!(error("x").contains("bad.yaml"), "{}", error("x"));
-        let hooks = GPU.replace("env: [ONE=1]", "hooks: [{hookName: createContainer, path: /bin/true}]");
-        fs::write(dirs[0].join("gpu.yaml"), hooks).unwrap();
-        assert!(error("vendor.com/gpu=1").contains("hooks are not offered"), "{}", error("vendor.com/gpu=1"));
+        let other = GPU.replace("env: [ONE=1]", "intelRdt: {closID: one}");
+        fs::write(dirs[0].join("gpu.yaml"), other).unwrap();
+        assert!(error("vendor.com/gpu=1").contains("Intel RDT are not offered"), "{}", error("vendor.com/gpu=1"));
+    }
+
+    #[test]
+    fn programs_are_taken_as_they_are_described() {
+        let (_root, dirs) = directories();
+        let text =
+            "env: [ONE=1]\n    hooks: [{hookName: createContainer, path: /bin/hook, args: [hook, links], timeout: 5}]";
+        fs::write(dirs[0].join("gpu.yaml"), GPU.replace("env: [ONE=1]", text)).unwrap();
+        let edits = resolve(&dirs, &wanted(&["vendor.com/gpu=1"])).unwrap();
+        let hook = Hook {
+            stage: Stage::CreateContainer,
+            path: "/bin/hook".into(),
+            args: vec!["hook".into(), "links".into()],
+            env: vec![],
+            timeout: Some(5),
+        };
+        assert_eq!((edits.hooks, edits.env), (vec![hook], vec!["ALL=1".to_owned(), "ONE=1".to_owned()]));
+        let error = |text: &str| {
+            fs::write(dirs[0].join("gpu.yaml"), GPU.replace("env: [ONE=1]", text)).unwrap();
+            resolve(&dirs, &wanted(&["vendor.com/gpu=1"])).unwrap_err().to_string()
+        };
+        let unknown = error("hooks: [{hookName: preStart, path: /bin/hook}]");
+        assert!(unknown.contains("`preStart` (there are prestart, createRuntime"), "{unknown}");
+        let relative = error("hooks: [{hookName: poststop, path: hook}]");
+        assert!(relative.contains("without an absolute path, as `hook`"), "{relative}");
     }
 
     #[test]

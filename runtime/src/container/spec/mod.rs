@@ -98,6 +98,8 @@ pub struct Built {
     pub device_rules: Vec<DeviceRule>,
     /// Label of its files, if they have one.
     pub file_label: Option<String>,
+    /// Programs that its devices want to be run.
+    pub hooks: Vec<cdi::Hook>,
 }
 
 /// Where the launcher mounts the root file system, in its own mount namespace.
@@ -171,9 +173,11 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
         stdin: inputs.config.stdin,
         stdin_once: inputs.config.stdin_once,
         oci: None,
+        hooks: None,
     };
     let stop_signal = signal::of(inputs.config, inputs.image);
-    Ok(Built { spec, user, stop_signal, device_rules: devices.rules, file_label })
+    let hooks = edits.hooks;
+    Ok(Built { spec, user, stop_signal, device_rules: devices.rules, file_label, hooks })
 }
 
 /// The container's labels: its own options, else its pod's. One that may see the host's processes is not confined.

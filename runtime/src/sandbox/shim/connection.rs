@@ -46,7 +46,7 @@ pub(super) async fn open(
     let stranger = || ShimError::Stranger { path: socket.to_owned(), expected: sandbox.to_owned() };
     let stream = UnixStream::connect(socket).await.map_err(failed)?;
     let (mut reader, mut writer) = stream.into_split();
-    let own = Hello { version: VERSION, sandbox: sandbox.to_owned(), pid: own_pid() };
+    let own = Hello { version: VERSION, sandbox: sandbox.to_owned(), pid: own_pid(), hooks: false };
     frame::write(&mut writer, &own).await.map_err(failed)?;
     let hello = timeout(ANSWER, frame::read::<Hello>(&mut reader)).await.map_err(|_| ShimError::Silent(ANSWER))?;
     let hello = hello.map_err(failed)?.filter(|hello| hello.sandbox == sandbox).ok_or_else(stranger)?;

@@ -143,18 +143,24 @@ pub struct Executed {
 pub struct Shim {
     connection: Arc<Connection>,
     pid: i32,
+    hooks: bool,
 }
 
 impl Shim {
     /// Connects to the shim of `sandbox` and exchanges greetings. Its events come through the receiver.
     pub async fn connect(socket: &Path, sandbox: &str) -> Result<(Shim, mpsc::Receiver<ShimEvent>), ShimError> {
         let (connection, hello, events) = connection::open(socket, sandbox).await?;
-        Ok((Shim { connection: Arc::new(connection), pid: hello.pid }, events))
+        Ok((Shim { connection: Arc::new(connection), pid: hello.pid, hooks: hello.hooks }, events))
     }
 
     /// Its process.
     pub fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// Whether it runs hooks; one from before an update would leave them out.
+    pub fn knows_hooks(&self) -> bool {
+        self.hooks
     }
 
     /// Makes the pod's namespaces.
@@ -170,7 +176,7 @@ impl Shim {
         }
     }
 
-    /// Lets a launcher go on that waited for its cgroup.
+    /// Lets a launcher go on that waited.
     pub async fn go_on(&self, container: &str) -> Result<(), ShimError> {
         self.done(Call::Continue { container: container.to_owned() }, ANSWER).await
     }

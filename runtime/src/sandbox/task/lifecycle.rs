@@ -8,7 +8,7 @@ use nodeagent_shim::protocol::{ContainerState, ErrorKind, LaunchSpec};
 use super::member::{Member, Updated, tell};
 use super::{Done, Pod};
 use crate::clock;
-use crate::container::{self, ContainerError, ContainerRecord, Exit, Phase, Reason};
+use crate::container::{self, ContainerError, ContainerRecord, Exit, Phase, Reason, hooks};
 use crate::events::EventKind;
 use crate::handler::Handler;
 use crate::sandbox::command::ContainerReply;
@@ -66,26 +66,43 @@ impl Pod {
             return;
         }
         member.activity.start = Some(vec![reply]);
-        let (id, spec) = (id.to_owned(), (*member.spec).clone());
+        let (record, spec) = (Arc::clone(&member.record), (*member.spec).clone());
         self.work.spawn(async move {
-            let result = match shim {
-                Some(shim) => shim.start(spec).await,
-                None => Err(ShimError::Gone),
-            };
+            let id = record.id.clone();
             let failed = |source| ContainerError::Shim { action: "start", id: id.clone(), source };
-            Done::Started { result: result.map_err(failed), id }
+            let result = match shim {
+                Some(shim) if spec.hooks.is_some() && !shim.knows_hooks() => {
+                    Err(ContainerError::NoHooks { id: id.clone() })
+                }
+                Some(shim) => shim.start(spec).await.map_err(failed),
+                None => Err(failed(ShimError::Gone)),
+            };
+            if let Ok(started) = &result {
+                hooks::after_start(&record, started.pid).await;
+            }
+            Done::Started { result, id }
         });
     }
 
     /// A launcher waits for its cgroup.
     pub(super) fn launched(&mut self, id: &str, pid: i32) {
-        let (environment, shim) = (Arc::clone(&self.environment), self.shim.clone());
-        let Some((member, shim)) = self.member(id).zip(shim) else { return };
-        let record = Arc::clone(&member.record);
+        let Some(record) = self.member(id).map(|member| Arc::clone(&member.record)) else { return };
+        let environment = Arc::clone(&self.environment);
+        self.go_on_after(id, async move { container::place(&environment, &record, pid).await });
+    }
+
+    /// A launcher has mounted everything, and waits for programs that are to see it.
+    pub(super) fn made(&mut self, id: &str, pid: i32) {
+        let Some(record) = self.member(id).map(|member| Arc::clone(&member.record)) else { return };
+        self.go_on_after(id, async move { hooks::before_start(&record, pid).await });
+    }
+
+    fn go_on_after(&mut self, id: &str, work: impl Future<Output = Result<(), ContainerError>> + Send + 'static) {
+        let Some(shim) = self.shim.clone() else { return };
+        let id = id.to_owned();
         self.work.spawn(async move {
-            let id = record.id.clone();
             let placed = async {
-                container::place(&environment, &record, pid).await?;
+                work.await?;
                 let failed = |source| ContainerError::Shim { action: "go on with", id: id.clone(), source };
                 shim.go_on(&id).await.map_err(failed)
             };
@@ -93,7 +110,7 @@ impl Pod {
         });
     }
 
-    /// One that has no cgroup is killed, and the answer to its start says why.
+    /// One that cannot go on is killed, and the answer to its start says why.
     pub(super) fn placed(&mut self, id: &str, result: Result<(), ContainerError>) {
         let (Err(error), Some(shim)) = (result, self.shim.clone()) else { return };
         let Some(member) = self.member(id) else { return };

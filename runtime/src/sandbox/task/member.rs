@@ -16,7 +16,7 @@ use crate::sandbox::command::ContainerReply;
 pub(super) struct Activity {
     /// Being started; who waits for it.
     pub start: Option<Vec<ContainerReply>>,
-    /// Why its launcher could not be put into its cgroup, and was killed.
+    /// Why its launcher could not go on, and was killed.
     pub misplaced: Option<ContainerError>,
     /// Being stopped.
     pub stop: Option<Stopping>,

@@ -191,7 +191,7 @@ impl FakeShim {
     async fn talk(self: Arc<Self>, stream: UnixStream) {
         let (mut reader, mut writer) = stream.into_split();
         let mut events = self.events.subscribe();
-        let hello = Hello { version: VERSION, sandbox: self.sandbox.clone(), pid: 4711 };
+        let hello = Hello { version: VERSION, sandbox: self.sandbox.clone(), pid: 4711, hooks: true };
         frame::write(&mut writer, &hello).await.unwrap();
         let _: Option<Hello> = frame::read(&mut reader).await.unwrap();
         let (sender, mut requests) = tokio::sync::mpsc::channel::<Request>(16);
