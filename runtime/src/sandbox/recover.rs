@@ -161,7 +161,7 @@ fn leftovers(environment: &Shared) -> Vec<String> {
 async fn sweep_pod(environment: &Shared, id: &str) -> Result<(), PodError> {
     log::info!(id = id; "removing what is left of an unknown sandbox");
     let socket = environment.paths.socket(id);
-    if let Ok((shim, _)) = super::Shim::connect(&socket, id).await {
+    if let Ok(shim) = super::Shim::connect_to_end(&socket, id).await {
         for result in [shim.stop_pod().await, shim.exit().await] {
             if let Err(error) = result {
                 log::warn!(id = id; "{}", chain(&error));

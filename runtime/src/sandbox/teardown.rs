@@ -55,7 +55,7 @@ pub(super) async fn erase(environment: &Shared, record: &SandboxRecord, shim: Op
     let socket = environment.paths.socket(&record.id);
     let shim = match shim {
         Some(shim) => Some(shim),
-        None => Shim::connect(&socket, &record.id).await.ok().map(|(shim, _)| shim),
+        None => Shim::connect_to_end(&socket, &record.id).await.ok(),
     };
     kill(environment, record, shim.as_ref(), &[]).await;
     let detached = detach(environment, record).await;
@@ -110,7 +110,7 @@ async fn end(shim: Shim, socket: &std::path::Path, id: &str) -> Result<(), super
         return Ok(());
     }
     // a live connection to its socket proves that the process id is still its own
-    if let Ok((again, _)) = Shim::connect(socket, id).await
+    if let Ok(again) = Shim::connect_to_end(socket, id).await
         && again.pid() == pid
     {
         log::warn!(id = id, pid = pid; "killing a shim that does not end");

@@ -2,10 +2,14 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use nodeagent_cri_api::*;
 use nodeagent_tests::http;
+use tokio::time::sleep;
 
 use crate::node::{Node, idle, script};
 use crate::pods::serve;
@@ -23,6 +27,7 @@ pub fn add(suite: &mut Suite) {
     suite.add_own("recovery: killed while pods are made, every one of them can be removed", in_the_middle);
     suite.add_own("recovery: SIGTERM ends the daemon and no container", asked_to_stop);
     suite.add_own("recovery: a shim that is killed takes its pod down, visibly", shim_killed);
+    suite.add_own("recovery: a shim that is slow to answer a new daemon keeps its pod", shim_slow);
 }
 
 type Shared = Arc<Node>;
@@ -145,7 +150,7 @@ async fn in_the_middle(node: Shared) -> Result<()> {
             })
             .collect();
         // somewhere on the way, each time at another place
-        tokio::time::sleep(std::time::Duration::from_millis(7 * (round + 1))).await;
+        sleep(Duration::from_millis(7 * (round + 1))).await;
         restart(&node).await?;
         for call in calls {
             call.await?;
@@ -177,20 +182,51 @@ async fn shim_killed(node: Shared) -> Result<()> {
     let image = node.busybox().await?;
     let pod = node.run(&config).await?;
     let id = node.launch(&pod, &config, &idle("c", &image)).await?;
-    let mut killed = 0;
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).into_owned();
-        if line.contains("nodeagent-shim") && line.contains(&pod) {
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
-            killed += 1;
-        }
-    }
-    ensure!(killed == 1, "{killed} shims of pod {pod}");
+    kill(shim_of(&pod)?, Signal::SIGKILL)?;
     let status = node.exited(&id).await?;
     ensure!(status.exit_code == 255 && status.reason == "ShimLost", "{} {}", status.exit_code, status.reason);
     let state = node.pod_status(&pod).await?.state();
     ensure!(state == PodSandboxState::SandboxNotready, "{state:?}");
+    Ok(())
+}
+
+/// The process of a pod's shim.
+fn shim_of(pod: &str) -> Result<Pid> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        if line.contains("nodeagent-shim") && line.contains(pod) {
+            found.push(Pid::from_raw(pid));
+        }
+    }
+    let [shim] = found[..] else { bail!("shims of pod {pod}: {found:?}") };
+    Ok(shim)
+}
+
+async fn shim_slow(node: Shared) -> Result<()> {
+    let config = node.pod("slow");
+    let image = node.busybox().await?;
+    let pod = node.run(&config).await?;
+    let id = node.launch(&pod, &config, &idle("c", &image)).await?;
+    let shim = shim_of(&pod)?;
+    kill(shim, Signal::SIGSTOP)?;
+    let mut daemon = node.own()?.lock().await;
+    daemon.kill()?;
+    // longer than a request may take: a machine that swaps, or starts everything at once
+    let goes_on = tokio::spawn(async move {
+        sleep(Duration::from_secs(6)).await;
+        kill(shim, Signal::SIGCONT)
+    });
+    // not in the place of those that let it go on
+    let resumed = tokio::task::block_in_place(|| daemon.resume());
+    drop(daemon);
+    goes_on.await??;
+    resumed?;
+    let state = node.status(&id).await?.state();
+    ensure!(state == ContainerState::ContainerRunning, "{state:?}");
+    ensure!(node.pod_status(&pod).await?.state() == PodSandboxState::SandboxReady, "the pod is ready");
+    ensure!(node.output(&id, &["echo", "here"]).await? == "here\n");
     Ok(())
 }

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{ANSWER, ShimError, ShimEvent, frame};
+use super::{ShimError, ShimEvent, frame};
 
 /// Requests that may wait to be written; more make their callers wait.
 const QUEUE: usize = 64;
@@ -37,10 +37,11 @@ pub(super) struct Connection {
     end: CancellationToken,
 }
 
-/// Connects and exchanges greetings.
+/// Connects and exchanges greetings, the answer to come within `limit`.
 pub(super) async fn open(
     socket: &Path,
     sandbox: &str,
+    limit: Duration,
 ) -> Result<(Connection, Hello, mpsc::Receiver<ShimEvent>), ShimError> {
     let failed = |source| ShimError::Connect { path: socket.to_owned(), source };
     let stranger = || ShimError::Stranger { path: socket.to_owned(), expected: sandbox.to_owned() };
@@ -48,7 +49,7 @@ pub(super) async fn open(
     let (mut reader, mut writer) = stream.into_split();
     let own = Hello { version: VERSION, sandbox: sandbox.to_owned(), pid: own_pid(), hooks: false };
     frame::write(&mut writer, &own).await.map_err(failed)?;
-    let hello = timeout(ANSWER, frame::read::<Hello>(&mut reader)).await.map_err(|_| ShimError::Silent(ANSWER))?;
+    let hello = timeout(limit, frame::read::<Hello>(&mut reader)).await.map_err(|_| ShimError::Silent(limit))?;
     let hello = hello.map_err(failed)?.filter(|hello| hello.sandbox == sandbox).ok_or_else(stranger)?;
     if hello.version != VERSION {
         log::info!(sandbox = sandbox, version = hello.version; "the shim speaks another version of the protocol");

@@ -16,8 +16,10 @@ use tokio::sync::mpsc;
 use connection::Connection;
 pub use launcher::{MemfdLauncher, ShimLauncher};
 
-/// A shim that does not answer a question about its own state in that time is stepped over.
-const ANSWER: Duration = Duration::from_secs(2);
+/// A shim that does not answer a simple request in that time is stepped over.
+const ANSWER: Duration = Duration::from_secs(5);
+/// One that lives says so in that time, however busy the machine. A running pod is given up for less than that by nobody.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
 /// Making namespaces; the kernel takes its time for a network namespace under load.
 const SETUP: Duration = Duration::from_secs(30);
 /// Executing a program: behind a slow disk this may take long, and kubelet gives it two minutes.
@@ -149,7 +151,20 @@ pub struct Shim {
 impl Shim {
     /// Connects to the shim of `sandbox` and exchanges greetings. Its events come through the receiver.
     pub async fn connect(socket: &Path, sandbox: &str) -> Result<(Shim, mpsc::Receiver<ShimEvent>), ShimError> {
-        let (connection, hello, events) = connection::open(socket, sandbox).await?;
+        Self::connect_within(socket, sandbox, SIGN_OF_LIFE).await
+    }
+
+    /// The same, for what is to be ended anyway.
+    pub async fn connect_to_end(socket: &Path, sandbox: &str) -> Result<Shim, ShimError> {
+        Ok(Self::connect_within(socket, sandbox, ANSWER).await?.0)
+    }
+
+    async fn connect_within(
+        socket: &Path,
+        sandbox: &str,
+        limit: Duration,
+    ) -> Result<(Shim, mpsc::Receiver<ShimEvent>), ShimError> {
+        let (connection, hello, events) = connection::open(socket, sandbox, limit).await?;
         Ok((Shim { connection: Arc::new(connection), pid: hello.pid, hooks: hello.hooks }, events))
     }
 
@@ -211,7 +226,7 @@ impl Shim {
 
     /// Every container it has not been told to forget.
     pub async fn list(&self) -> Result<Vec<ContainerState>, ShimError> {
-        match self.connection.call(Call::List, Some(ANSWER)).await? {
+        match self.connection.call(Call::List, Some(SIGN_OF_LIFE)).await? {
             Answer::Containers { containers } => Ok(containers),
             _ => Err(ShimError::Unexpected),
         }
