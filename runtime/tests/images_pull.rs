@@ -374,6 +374,9 @@ async fn a_removal_in_the_middle_of_a_pull_leaves_a_whole_image_or_none() {
                 .await
                 .unwrap();
             std::fs::remove_file(out).unwrap();
+        } else {
+            let layers = std::fs::read_dir(root.path().join("store/snapshots")).unwrap().count();
+            assert_eq!(layers, 0, "a pull that was overtaken leaves nothing");
         }
     }
     println!("the image outlived {kept} of 60 removals");

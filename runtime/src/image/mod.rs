@@ -131,7 +131,14 @@ impl Images {
         });
         let known = known.collect::<Result<Vec<_>, _>>()?;
         let (store, path) = (self.inner.store.clone(), path.to_owned());
-        blocking(move || transfer::export(&store, &known, &path, format, &progress)).await
+        let exporting = blocking(move || {
+            let exported = transfer::export(&store, &known, &path, format, &progress);
+            // layers that a removal left because they were being read
+            Ok((exported, store.sweep_old()?))
+        });
+        let (exported, swept) = exporting.await?;
+        delete(swept);
+        exported
     }
 
     /// Pulls that are under way.

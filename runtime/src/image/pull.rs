@@ -96,7 +96,7 @@ impl Puller {
         let described = self.describe(&mut session, reference).await?;
         let chain = chain_ids(&described.config.diff_ids);
         // before looking which are here: a removal at the same moment must not take them away
-        let _pin = self.store.snapshots.pin(&chain);
+        let pin = self.store.snapshots.pin(&chain);
         let incomplete = chain.iter().any(|id| !self.store.snapshots.contains(*id));
         if incomplete {
             let fetching = self.fetch_layers(&session, reference, &described, &chain, &progress);
@@ -105,6 +105,11 @@ impl Puller {
             fetched?;
         }
         let image = self.record(reference, described, chain, incomplete).await?;
+        // before the sweep: when the image was removed again meanwhile, its layers were left to this one
+        drop(pin);
+        let store = self.store.clone();
+        // and layers of pulls that never came to an end
+        delete(blocking(move || store.sweep_old()).await?);
         log::info!(reference:% = reference, image = image.id.as_str(), elapsed:? = started.elapsed(); "image pulled");
         Ok(image)
     }
@@ -301,7 +306,7 @@ impl Puller {
         }
         record.blobs = described.blobs;
         let (store, staged) = (self.store.clone(), described.staged);
-        let image = blocking(move || {
+        blocking(move || {
             if !synced {
                 // no new layer took them along
                 let synced: Result<(), _> = staged.iter().try_for_each(Staged::sync);
@@ -309,11 +314,7 @@ impl Puller {
             }
             store.add(record, staged, &names)
         })
-        .await?;
-        let store = self.store.clone();
-        // layers of pulls that never came to an end
-        delete(blocking(move || store.sweep_old()).await?);
-        Ok(image)
+        .await
     }
 
     /// Holds the right to make one snapshot.

@@ -86,6 +86,8 @@ pub struct Snapshots {
 struct Layers {
     records: HashMap<Digest, LayerRecord>,
     used: (u64, u64),
+    /// Unneeded when an image was removed, but pinned then: the next sweep takes them, however young they are.
+    owed: HashSet<Digest>,
 }
 
 impl Layers {
@@ -96,6 +98,7 @@ impl Layers {
     }
 
     fn remove(&mut self, id: &Digest) {
+        self.owed.remove(id);
         if let Some(record) = self.records.remove(id) {
             self.used = (self.used.0.saturating_sub(record.bytes), self.used.1.saturating_sub(record.inodes));
         }
@@ -257,17 +260,22 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Takes every snapshot out of the store that is neither needed nor pinned and has at least the given age. What is returned is out of the way
-    /// already and only has to be deleted ([`disk::remove_all`]), which takes long.
+    /// Takes every snapshot out of the store that is neither needed nor pinned and has at least the given age; without
+    /// an age, those that are pinned go with the next sweep. What is returned is out of the way already and only has to
+    /// be deleted ([`disk::remove_all`]), which takes long.
     pub(crate) fn sweep(&self, needed: &HashSet<Digest>, age: Duration) -> Result<Vec<PathBuf>, SnapshotError> {
         let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
-        let unneeded: Vec<Digest> =
-            layers.records.keys().copied().filter(|id| !needed.contains(id) && !pins.contains_key(id)).collect();
+        layers.owed.retain(|id| !needed.contains(id));
+        let unneeded = layers.records.keys().copied().filter(|id| !needed.contains(id));
+        let (pinned, unneeded): (Vec<Digest>, Vec<Digest>) = unneeded.partition(|id| pins.contains_key(id));
+        if age.is_zero() {
+            layers.owed.extend(pinned);
+        }
         let mut aside = Vec::with_capacity(unneeded.len());
         for id in unneeded {
             let path = self.directory.join(id.hex());
-            if !age.is_zero() && age_of(&path).is_none_or(|own| own < age) {
+            if !age.is_zero() && !layers.owed.contains(&id) && age_of(&path).is_none_or(|own| own < age) {
                 continue;
             }
             aside.extend(disk::set_aside(&path, &self.temporary).map_err(SnapshotError::disk("set aside", &path))?);
@@ -330,8 +338,29 @@ mod tests {
         assert_eq!(snapshots.sweep(&keep, Duration::ZERO).unwrap().len(), 1);
         assert!(snapshots.contains(pinned) && !snapshots.contains(other) && !snapshots.path(other).exists());
         drop(pin);
-        assert_eq!(snapshots.sweep(&keep, Duration::ZERO).unwrap().len(), 1);
+        assert_eq!(snapshots.sweep(&keep, Duration::from_secs(60)).unwrap().len(), 1, "it was to go already");
         assert_eq!(Snapshots::open(dir.path(), &temporary).unwrap().list().len(), 1);
+    }
+
+    #[test]
+    fn a_young_snapshot_goes_only_when_a_removal_wanted_it_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let temporary = dir.path().join("tmp");
+        std::fs::create_dir(&temporary).unwrap();
+        let snapshots = Snapshots::open(dir.path(), &temporary).unwrap();
+        let id = Digest::of(b"1");
+        snapshots.add_empty(id);
+        let (nothing, age) = (HashSet::new(), Duration::from_secs(60));
+        let swept = |needed: &HashSet<Digest>, age| snapshots.sweep(needed, age).unwrap().len();
+        let pin = snapshots.pin(&[id]);
+        assert_eq!(swept(&nothing, age), 0);
+        drop(pin);
+        assert_eq!(swept(&nothing, age), 0, "nobody removed anything");
+        let pin = snapshots.pin(&[id]);
+        assert_eq!(swept(&nothing, Duration::ZERO), 0);
+        drop(pin);
+        assert_eq!(swept(&HashSet::from([id]), age), 0, "another image has it by now");
+        assert_eq!(swept(&nothing, age), 0, "and what it leaves is as old as it is");
     }
 
     #[test]

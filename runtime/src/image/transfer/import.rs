@@ -69,7 +69,7 @@ impl Puller {
     ) -> Result<Arc<Image>, ImageError> {
         self.acceptable(&planned).map_err(|error| error.at(path))?;
         let chain = chain_ids(&planned.config.diff_ids);
-        let _pin = self.store.snapshots.pin(&chain);
+        let pin = self.store.snapshots.pin(&chain);
         let mut below: Vec<Arc<File>> = Vec::new();
         let mut settled: Vec<Settled> = Vec::new();
         // held until the layers have their names: a pull of the same layer waits and then finds them
@@ -111,6 +111,8 @@ impl Puller {
         })
         .await?;
         drop(locks);
+        // before the sweep: when the image was removed again meanwhile, its layers were left to this one
+        drop(pin);
         let store = self.store.clone();
         delete(blocking(move || store.sweep_old()).await?);
         log::info!(image = image.id.as_str(), names:? = image.tags; "image imported");
