@@ -12,7 +12,6 @@ use crate::launcher::{Birth, Failure, Launcher};
 use crate::log::now;
 use crate::oci;
 use crate::output::{Output, Scratch, Which};
-
 use crate::poll::{Number, Token, Watched};
 use crate::protocol::{Answer, ContainerState, Event};
 use crate::sys::Ended;

@@ -77,13 +77,15 @@ fn a_program_of_the_container_runs_before_its_own_with_its_rights() {
     let mut spec = pod.container("cat /tmp/said");
     spec.mounts.push(file_system("tmpfs", "/tmp", "mode=1777"));
     (spec.process.uid, spec.process.gid) = (1000, 1000);
-    let script = "id -u > /tmp/said; cat >> /tmp/said";
+    // what was open before it listed its descriptors is 0, 1, 2 and the list itself
+    let script = "set -- /proc/self/fd/*; echo $# > /tmp/said; id -u >> /tmp/said; cat >> /tmp/said";
     let args = ["sh", "-c", script].map(str::to_owned).to_vec();
     let hook = Hook { path: "/bin/sh".into(), args, env: vec!["PATH=/bin".into()], timeout_ms: 20_000 };
     let spec = with(spec, Hooks { start: vec![hook], ..Hooks::default() });
     assert_eq!(pod.run(&spec).exit_code, Some(0), "{}", pod.log(&spec));
     let output = pod.output(&spec);
-    let (user, said) = output.split_once('\n').unwrap();
+    let [open, user, said] = output.splitn(3, '\n').collect::<Vec<_>>()[..] else { panic!("{output}") };
+    assert_eq!(open, "4", "nothing of the host is open in it");
     let said: serde_json::Value = serde_json::from_str(said).unwrap();
     assert_eq!((user, &said["status"]), ("1000", &"created".into()));
     pod.end();

@@ -24,7 +24,7 @@ use crate::sys;
 /// How much of what a hook says is kept.
 const SAID: usize = 2000;
 
-/// How often is looked whether one has ended that says nothing.
+/// How often is looked whether one has ended, where the kernel cannot tell (before 5.3).
 const LOOK: Duration = Duration::from_millis(10);
 
 /// How long one that was killed may take to be gone.
@@ -114,6 +114,8 @@ impl Command {
             dup2_stdin(input)?;
             dup2_stdout(output)?;
             dup2_stderr(output)?;
+            // a program of the image may be the one that runs: nothing of the host may be open in it
+            sys::cloexec_from(3);
             execve(self.path.as_c_str(), &self.args, &self.env)
         };
         match become_it() {
@@ -126,6 +128,7 @@ impl Command {
 /// Waits for its end, or has it come to one; gives what it said.
 fn wait(pid: i32, output: &OwnedFd, limit: Duration) -> (Option<sys::Ended>, Vec<u8>) {
     let (mut said, mut open) = (Vec::new(), true);
+    let end = sys::pidfd_open(pid).ok();
     let began = Instant::now();
     loop {
         open = open && take(output, &mut said);
@@ -135,23 +138,25 @@ fn wait(pid: i32, output: &OwnedFd, limit: Duration) -> (Option<sys::Ended>, Vec
             return (Some(ended), said);
         }
         let Some(left) = limit.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) else { break };
-        pause(left.min(LOOK), open.then_some(output));
+        pause(left, end.as_ref(), open.then_some(output));
     }
     // its session, hence also what it has started
     let _ = sys::send_signal(-pid, libc::SIGKILL);
     let killed = Instant::now();
-    while reap(pid).is_none() && killed.elapsed() < KILLED {
-        pause(LOOK, None);
+    while reap(pid).is_none() {
+        let Some(left) = KILLED.checked_sub(killed.elapsed()) else { break };
+        pause(left, end.as_ref(), None);
     }
     (None, said)
 }
 
-/// Sleeps, until there is something to read.
-fn pause(time: Duration, output: Option<&OwnedFd>) {
+/// Sleeps until it has ended or there is something to read.
+fn pause(time: Duration, end: Option<&OwnedFd>, output: Option<&OwnedFd>) {
+    let time = if end.is_some() { time } else { time.min(LOOK) };
     let mut ready: Vec<PollFd<'_>> =
-        output.iter().map(|output| PollFd::new(output.as_fd(), PollFlags::POLLIN)).collect();
+        end.into_iter().chain(output).map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
     // interrupted: then it is looked at earlier
-    let _ = poll(&mut ready, PollTimeout::try_from(time.max(Duration::from_millis(1))).unwrap_or(PollTimeout::ZERO));
+    let _ = poll(&mut ready, PollTimeout::try_from(time.max(Duration::from_millis(1))).unwrap_or(PollTimeout::MAX));
 }
 
 /// Reads what there is; beyond the bound it is forgotten. False at its end.
