@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::sandbox::SandboxRecord;
+use crate::sandbox::PodView;
 
 /// More links than any pod has.
 const MOST_LINKS: usize = 256;
@@ -29,12 +29,14 @@ pub(super) struct Traffic {
 
 /// The links of a pod but its loopback. None in the host's network, which is the node's and told elsewhere, and none of a
 /// pod that has ended.
-pub(super) fn of_pod(sandbox: &SandboxRecord) -> Vec<Link> {
-    if sandbox.host_network() {
-        return Vec::new();
+pub(super) fn of_pod(view: &PodView) -> Vec<Link> {
+    match &view.shim {
+        // the supervisor is in the pod's network namespace; of one that is gone, the number may be anybody's by now
+        Some(shim) if !view.sandbox.host_network() => {
+            parse(&fs::read_to_string(format!("/proc/{}/net/dev", shim.pid())).unwrap_or_default())
+        }
+        _ => Vec::new(),
     }
-    // the supervisor is in the pod's network namespace
-    parse(&fs::read_to_string(format!("/proc/{}/net/dev", sandbox.shim_pid)).unwrap_or_default())
 }
 
 /// `/proc/net/dev`: two lines of heading, then a link each: eight numbers of what came, eight of what went.

@@ -15,7 +15,7 @@ use crate::cgroup::{Cgroups, Stats};
 use crate::clock;
 use crate::container::{ContainerError, ContainerRecord, Phase};
 use crate::network;
-use crate::sandbox::{ContainerView, PodView, SandboxRecord};
+use crate::sandbox::{ContainerView, PodView};
 
 pub(super) async fn container_stats(
     cri: &Cri,
@@ -140,8 +140,8 @@ fn memory(used: &Stats) -> MemoryUsage {
 }
 
 /// Over a pod's links; the one that its network made is the one that kubelet's summary is about.
-fn network_usage(sandbox: &SandboxRecord) -> Option<NetworkUsage> {
-    let interfaces: Vec<_> = links::of_pod(sandbox).into_iter().map(interface).collect();
+fn network_usage(view: &PodView) -> Option<NetworkUsage> {
+    let interfaces: Vec<_> = links::of_pod(view).into_iter().map(interface).collect();
     let default_interface =
         interfaces.iter().find(|link| link.name == network::INTERFACE).or(interfaces.first()).cloned();
     default_interface.is_some().then(|| NetworkUsage { timestamp: clock::now(), default_interface, interfaces })
@@ -178,7 +178,7 @@ fn of_pod(cri: &Cri, view: &PodView) -> PodSandboxStats {
     let linux = LinuxPodSandboxStats {
         cpu: Some(cpu(&sum)),
         memory: Some(memory(&sum)),
-        network: network_usage(sandbox),
+        network: network_usage(view),
         process: Some(ProcessUsage { timestamp: clock::now(), process_count: value(sum.processes) }),
         containers,
         io: None,

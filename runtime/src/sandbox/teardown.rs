@@ -2,19 +2,27 @@
 
 use std::time::Duration;
 
-use super::{PodError, SandboxRecord, Shared, Shim, files};
+use super::{PodError, SandboxRecord, Shared, Shim, files, shim};
 use crate::cgroup::CgroupPath;
 use crate::state::Kind;
 use crate::telemetry::chain;
 
-/// How long a shim may take to end after it said that it would.
+/// How long a shim may take to end after it said that it would, or was killed.
 const EXIT: Duration = Duration::from_secs(2);
+/// How often is looked whether one that was killed is gone: it may be nobody's child any more.
+const LOOK: Duration = Duration::from_millis(10);
 
-/// Kills what runs in the pod: by its supervisor, and where that does not do it, by the cgroups of its containers.
-pub(super) async fn kill(environment: &Shared, record: &SandboxRecord, shim: Option<&Shim>, cgroups: &[CgroupPath]) {
+/// Kills what runs in the pod: by its supervisor, and where that does not do it, by the cgroups of its containers. Whether
+/// the supervisor did it.
+pub(super) async fn kill(
+    environment: &Shared,
+    record: &SandboxRecord,
+    shim: Option<&Shim>,
+    cgroups: &[CgroupPath],
+) -> bool {
     if let Some(shim) = shim {
         match shim.stop_pod().await {
-            Ok(()) => return,
+            Ok(()) => return true,
             Err(error) => {
                 log::warn!(id = record.id.as_str(); "stepping over the shim: {}", chain(&error));
             }
@@ -25,6 +33,7 @@ pub(super) async fn kill(environment: &Shared, record: &SandboxRecord, shim: Opt
             log::error!(id = record.id.as_str(); "{}", chain(&error));
         }
     }
+    false
 }
 
 /// Takes the network down and lets go of its namespace, which stays while plugins may still be needed in it.
@@ -57,13 +66,15 @@ pub(super) async fn erase(environment: &Shared, record: &SandboxRecord, shim: Op
         Some(shim) => Some(shim),
         None => Shim::connect_to_end(&socket, &record.id).await.ok(),
     };
-    kill(environment, record, shim.as_ref(), &[]).await;
+    let answers = kill(environment, record, shim.as_ref(), &[]).await;
     let detached = detach(environment, record).await;
     unbind(environment, record).await?;
-    if let Some(shim) = shim
-        && let Err(error) = end(shim, &socket, &record.id).await
-    {
-        log::warn!(id = record.id.as_str(); "the shim does not end: {error}");
+    let ended = match &shim {
+        Some(shim) => answers && end(shim).await,
+        None => false,
+    };
+    if !ended {
+        kill_silent(shim.as_ref().map_or(record.shim_pid, Shim::pid), &record.id).await;
     }
     let (files_dir, socket_path) = (environment.paths.pod(&record.id), socket);
     blocking(move || {
@@ -102,22 +113,29 @@ async fn detach_again(environment: &Shared, record: &SandboxRecord, first: PodEr
     Ok(())
 }
 
-/// Asks the shim to end and sees to it that it does.
-async fn end(shim: Shim, socket: &std::path::Path, id: &str) -> Result<(), super::ShimError> {
-    let pid = shim.pid();
-    let asked = shim.exit().await;
-    if asked.is_ok() && tokio::time::timeout(EXIT, shim.closed()).await.is_ok() {
-        return Ok(());
+/// Asks the shim to end; whether it did.
+async fn end(shim: &Shim) -> bool {
+    shim.exit().await.is_ok() && tokio::time::timeout(EXIT, shim.closed()).await.is_ok()
+}
+
+/// Kills a shim that lives and does not do what it is asked, or that nobody can ask any more. With it go the namespaces
+/// that it holds.
+async fn kill_silent(pid: i32, id: &str) {
+    if !shim::is_of(pid, id) {
+        return;
     }
-    // a live connection to its socket proves that the process id is still its own
-    if let Ok(again) = Shim::connect_to_end(socket, id).await
-        && again.pid() == pid
-    {
-        log::warn!(id = id, pid = pid; "killing a shim that does not end");
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
-        return Ok(());
+    log::warn!(id = id, pid = pid; "killing a shim that does not end");
+    if let Err(error) = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL) {
+        log::warn!(id = id, pid = pid; "cannot kill the shim: {error}");
     }
-    asked
+    let gone = async {
+        while shim::is_of(pid, id) {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    if tokio::time::timeout(EXIT, gone).await.is_err() {
+        log::warn!(id = id, pid = pid; "the shim is not gone yet after it was killed");
+    }
 }
 
 fn remove_socket(path: std::path::PathBuf) -> Result<(), PodError> {

@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use crate::world::World;
 
 /// How long anything that has no time of its own may take on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The socket of another runtime, when the suite is to be run on it.
 pub fn peer() -> Option<PathBuf> {

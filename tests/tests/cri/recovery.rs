@@ -11,7 +11,7 @@ use nodeagent_cri_api::*;
 use nodeagent_tests::http;
 use tokio::time::sleep;
 
-use crate::node::{Node, idle, script};
+use crate::node::{Node, idle, namespaces, script};
 use crate::pods::serve;
 use crate::suite::Suite;
 
@@ -28,6 +28,7 @@ pub fn add(suite: &mut Suite) {
     suite.add_own("recovery: SIGTERM ends the daemon and no container", asked_to_stop);
     suite.add_own("recovery: a shim that is killed takes its pod down, visibly", shim_killed);
     suite.add_own("recovery: a shim that is slow to answer a new daemon keeps its pod", shim_slow);
+    suite.add_own("recovery: a pod whose shim hangs is stopped and removed, and nothing stays", shim_hangs);
 }
 
 type Shared = Arc<Node>;
@@ -203,6 +204,23 @@ fn shim_of(pod: &str) -> Result<Pid> {
     }
     let [shim] = found[..] else { bail!("shims of pod {pod}: {found:?}") };
     Ok(shim)
+}
+
+async fn shim_hangs(node: Shared) -> Result<()> {
+    let mut config = node.pod("hangs");
+    let options = NamespaceOption { pid: NamespaceMode::Pod.into(), ..namespaces() };
+    let security = LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() };
+    config.linux.get_or_insert_default().security_context = Some(security);
+    let pod = node.run(&config).await?;
+    let id = node.launch(&pod, &config, &idle("c", &node.busybox().await?)).await?;
+    kill(shim_of(&pod)?, Signal::SIGSTOP)?;
+    node.stop_pod(&pod).await?;
+    let state = node.status(&id).await?.state();
+    ensure!(state == ContainerState::ContainerExited, "{state:?}");
+    node.remove_pod(&pod).await?;
+    // that nothing else is left, is seen after every trial
+    ensure!(shim_of(&pod).is_err(), "its shim is still there");
+    Ok(())
 }
 
 async fn shim_slow(node: Shared) -> Result<()> {

@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result, ensure};
 use nodeagent_cri_api::*;
-
 use tonic::Code;
 
 use crate::node::refused;

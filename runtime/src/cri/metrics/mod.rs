@@ -65,7 +65,7 @@ fn of_pod(cgroups: &crate::cgroup::Cgroups, view: &PodView) -> PodSandboxMetrics
     PodSandboxMetrics {
         pod_sandbox_id: sandbox.id.clone(),
         // the name by which dashboards know what is the pod's and no container's
-        metrics: messages(&labels(sandbox.cgroup.to_string(), "", "POD"), pod::samples(sandbox)),
+        metrics: messages(&labels(sandbox.cgroup.to_string(), "", "POD"), pod::samples(view)),
         container_metrics: container_metrics.collect(),
     }
 }

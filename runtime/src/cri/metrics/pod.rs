@@ -2,11 +2,11 @@
 
 use super::Sample;
 use crate::cri::links;
-use crate::sandbox::SandboxRecord;
+use crate::sandbox::PodView;
 
-pub(super) fn samples(sandbox: &SandboxRecord) -> Vec<Sample> {
+pub(super) fn samples(view: &PodView) -> Vec<Sample> {
     let mut samples = vec![("container_last_seen", Vec::new(), crate::clock::now_seconds())];
-    for links::Link { name, received, sent } in links::of_pod(sandbox) {
+    for links::Link { name, received, sent } in links::of_pod(view) {
         let values = [
             ("container_network_receive_bytes_total", received.bytes),
             ("container_network_receive_packets_total", received.packets),

@@ -24,6 +24,9 @@ use crate::telemetry::chain;
 
 /// Where the shim finds the socket it is to listen on.
 const LISTENER_FD: i32 = 3;
+/// What it is called, and what comes before the name of its pod.
+const NAME: &CStr = c"nodeagent-shim";
+const FLAG: &CStr = c"--sandbox";
 
 /// Starts shims.
 #[async_trait::async_trait]
@@ -103,7 +106,7 @@ impl ShimLauncher for MemfdLauncher {
 /// A sealed copy of the program in memory.
 fn load(program: &Path) -> io::Result<OwnedFd> {
     let bytes = fs::read(program)?;
-    let memory = memfd_create(c"nodeagent-shim", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let memory = memfd_create(NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     let mut file = fs::File::from(memory);
     file.write_all(&bytes)?;
     // for everybody: the reaper of a shared PID namespace executes it without privileges
@@ -138,9 +141,15 @@ fn spawn(image: &OwnedFd, listener: &UnixListener, sandbox: &str) -> nix::Result
     attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF)?;
     let path = format!("/proc/self/fd/{}", image.as_raw_fd());
     let id = CString::new(sandbox).map_err(|_| nix::Error::EINVAL)?;
-    let arguments: [&CStr; 3] = [c"nodeagent-shim", c"--sandbox", &id];
+    let arguments: [&CStr; 3] = [NAME, FLAG, &id];
     let environment: [&CStr; 0] = [];
     posix_spawn(path.as_str(), &files, &attributes, &arguments, &environment)
+}
+
+/// Whether that process is the shim of that pod: a number may belong to another by now. One that has ended is none.
+pub fn is_of(pid: i32, sandbox: &str) -> bool {
+    let line = [NAME.to_bytes(), FLAG.to_bytes(), sandbox.as_bytes(), b""].join(&0);
+    pid > 0 && fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|found| found == line)
 }
 
 /// Waits for shims that end while the daemon is their parent; others are init's.

@@ -14,11 +14,12 @@ use nodeagent_shim::protocol::{Answer, Call, ContainerState, ErrorKind, Event, E
 use tokio::sync::mpsc;
 
 use connection::Connection;
+pub(in crate::sandbox) use launcher::is_of;
 pub use launcher::{MemfdLauncher, ShimLauncher};
 
 /// A shim that does not answer a simple request in that time is stepped over.
 const ANSWER: Duration = Duration::from_secs(5);
-/// One that lives says so in that time, however busy the machine. A running pod is given up for less than that by nobody.
+/// One that lives says so in that time, however busy the machine is: only after it a running pod is given up.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
 /// Making namespaces; the kernel takes its time for a network namespace under load.
 const SETUP: Duration = Duration::from_secs(30);
