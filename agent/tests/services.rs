@@ -329,13 +329,14 @@ async fn the_runtimes_files_are_labelled_repaired_and_put_back() {
         (program, "container_runtime_exec_t"),
         ("/var/lib/nodeagent/containers", "container_var_lib_t"),
         (snapshots, "container_ro_file_t"),
+        ("/var/lib/nodeagent/containers/images/tmp", "container_ro_file_t"),
         ("/var/lib/kubelet", "container_var_lib_t"),
     ] {
         assert_eq!(kind(path).as_deref(), Some(wanted), "{path}");
     }
     let store = bench.text("/var/lib/selinux/targeted/active/file_contexts.local").unwrap();
     assert!(store.starts_with("/srv\tsystem_u:object_r:x_t:s0\n/usr/libexec/"), "{store}");
-    assert_eq!(bench.text(&format!("{files}/file_contexts.local")).unwrap().lines().count(), 4);
+    assert_eq!(bench.text(&format!("{files}/file_contexts.local")).unwrap().lines().count(), 5);
     bench.writes();
     bench.apply(NODE).await;
     assert_eq!(bench.writes(), Vec::<String>::new());

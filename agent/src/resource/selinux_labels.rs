@@ -74,7 +74,7 @@ impl Desired {
     /// For a runtime with this root.
     fn new(root: &str) -> Desired {
         let rule = |path: &str, scope, kind| Rule { path: path.to_owned(), scope, kind };
-        let layers = format!("{root}/images/snapshots");
+        let (unpacking, layers) = (format!("{root}/images/tmp"), format!("{root}/images/snapshots"));
         Desired {
             // a later rule wins
             rules: vec![
@@ -82,10 +82,17 @@ impl Desired {
                 rule("/usr/libexec/nodeagent/nodeagent-shim", Scope::File, "container_runtime_exec_t"),
                 rule("/run/nodeagent", Scope::Tree, "container_var_run_t"),
                 rule(root, Scope::Tree, "container_var_lib_t"),
+                // where layers are made: a renamed file keeps its label
+                rule(&unpacking, Scope::Tree, "container_ro_file_t"),
                 rule(&layers, Scope::Tree, "container_ro_file_t"),
             ],
             // nobody else looks into the first
-            directories: vec![(root.to_owned(), 0o700), (format!("{root}/images"), 0o755), (layers, 0o755)],
+            directories: vec![
+                (root.to_owned(), 0o700),
+                (format!("{root}/images"), 0o755),
+                (unpacking, 0o755),
+                (layers, 0o755),
+            ],
         }
     }
 }

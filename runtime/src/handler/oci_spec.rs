@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::capability;
 use crate::cgroup::{CgroupPath, DeviceRule, Resources};
 use crate::container::rlimits;
+use crate::container::spec::without_context;
 use crate::sandbox::SandboxRecord;
 use crate::sys;
 
@@ -270,8 +271,7 @@ fn one_mount(mount: &Mount) -> Result<Value, OciSpecError> {
     let mut options: Vec<&str> =
         names.into_iter().filter(|(flag, _)| mount.flags & flag.bits() != 0).map(|(_, name)| name).collect();
     // the label is said once for all of them, by mountLabel
-    let data = mount.data.split_once("context=").map_or(mount.data.as_str(), |(before, _)| before);
-    options.extend(data.split(',').filter(|option| !option.is_empty()));
+    options.extend(without_context(&mount.data).split(',').filter(|option| !option.is_empty()));
     if mount.readonly && !options.contains(&"ro") {
         options.push("ro");
     }

@@ -17,7 +17,7 @@ use nodeagent_cri_api::SeLinuxOption;
 
 pub use label::{Label, LabelError};
 pub use levels::Levels;
-pub use relabel::{RelabelError, relabel, relabel_tree};
+pub use relabel::{RelabelError, relabel, relabel_each, relabel_tree};
 
 /// Where the kernel shows that it is on.
 const FILE_SYSTEM: &str = "/sys/fs/selinux/enforce";
@@ -96,7 +96,7 @@ impl Selinux {
     /// Lets containers read what is below a directory, and what comes there later. The kernel asks for it beneath overlayfs too,
     /// when a program maps its files: without it, nothing that is linked dynamically would start.
     pub fn share(&self, directory: &Path) -> Result<(), RelabelError> {
-        relabel_tree(directory, &self.shared.to_string())
+        relabel_each(directory, &self.shared.to_string())
     }
 
     /// Labels of a container, or of a pod's own processes. What is asked for comes before what is usual; `level` is the

@@ -65,6 +65,20 @@ pub fn relabel_tree(path: &Path, label: &str) -> Result<(), RelabelError> {
     set(&top, label).map_err(failed)
 }
 
+/// Labels each tree in a directory, and the directory itself, whose label alone says nothing about them: it may be somebody
+/// else's who labels no more than that.
+pub fn relabel_each(directory: &Path, label: &str) -> Result<(), RelabelError> {
+    let failed = |source| RelabelError::File { path: directory.to_owned(), label: label.to_owned(), source };
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        match relabel_tree(&entry.map_err(failed)?.path(), label) {
+            // removed meanwhile
+            Err(RelabelError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    relabel(directory, label)
+}
+
 fn below(directory: &OwnedFd, path: &Path, label: &str, depth: usize) -> Result<(), RelabelError> {
     if depth > MAX_DEPTH {
         return Err(RelabelError::TooDeep(path.to_owned()));
@@ -162,6 +176,24 @@ mod tests {
         assert_eq!(label(&tree.join("later")), later);
         relabel_tree(&tree, "system_u:object_r:container_file_t:s0:c3,c4").unwrap();
         assert_ne!(label(&tree.join("later")), later);
+    }
+
+    #[test]
+    fn trees_in_a_directory_that_somebody_else_has_labelled_are_labelled_as_well() {
+        let dir = tempfile::tempdir().unwrap();
+        if !labels_can_be_set(dir.path()) {
+            return;
+        }
+        let top = dir.path().join("top");
+        std::fs::create_dir_all(top.join("a/b")).unwrap();
+        relabel(&top, LABEL).unwrap();
+        relabel_each(&top, LABEL).unwrap();
+        for path in ["", "a", "a/b"] {
+            assert_eq!(label(&top.join(path)), LABEL.as_bytes(), "{path}");
+        }
+        std::fs::write(top.join("a/later"), "").unwrap();
+        relabel_each(&top, LABEL).unwrap();
+        assert_ne!(label(&top.join("a/later")), LABEL.as_bytes(), "a tree is walked once");
     }
 
     #[test]

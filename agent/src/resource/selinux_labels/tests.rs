@@ -68,6 +68,7 @@ fn rules_are_added_to_both_files_and_what_exists_is_labelled() {
          /usr/libexec/nodeagent/nodeagent-shim\t--\tsystem_u:object_r:container_runtime_exec_t:s0\n\
          /var/run/nodeagent(/.*)?\tsystem_u:object_r:container_var_run_t:s0\n\
          /var/lib/nodeagent/containers(/.*)?\tsystem_u:object_r:container_var_lib_t:s0\n\
+         /var/lib/nodeagent/containers/images/tmp(/.*)?\tsystem_u:object_r:container_ro_file_t:s0\n\
          /var/lib/nodeagent/containers/images/snapshots(/.*)?\tsystem_u:object_r:container_ro_file_t:s0\n"
     );
     let actions = &outcome.change().unwrap().actions;
@@ -76,7 +77,7 @@ fn rules_are_added_to_both_files_and_what_exists_is_labelled() {
         assert!(paths.iter().any(|labelled| labelled == path), "{path} is not in {paths:?}");
     }
     let made = actions.iter().filter(|action| matches!(action, Action::MakeDirectory { .. })).count();
-    assert_eq!(made, 3, "{actions:?}");
+    assert_eq!(made, 4, "{actions:?}");
     assert!(paths.contains(&format!("{ROOT}/images")), "it is made before its parent has its label: {paths:?}");
     assert_eq!(decide(&after(&before, &outcome)), Outcome::converged());
 }

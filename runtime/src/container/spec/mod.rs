@@ -16,7 +16,7 @@ use nodeagent_shim::protocol::{LaunchSpec, PidNamespace, Placement, ProcessSpec,
 
 pub use error::SpecError;
 pub(super) use mounts::image_of;
-pub use mounts::with_context;
+pub use mounts::{with_context, without_context};
 pub use signal::to_cri as to_cri_signal;
 
 use super::record::User;

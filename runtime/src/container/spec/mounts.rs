@@ -59,6 +59,11 @@ pub fn with_context(options: &str, label: Option<&str>) -> String {
     }
 }
 
+/// The options as they are without a label, for who labels mounts by other means.
+pub fn without_context(options: &str) -> &str {
+    options.split_once("context=").map_or(options, |(before, _)| before.trim_end_matches(','))
+}
+
 fn file_system(fstype: &str, target: &str, flags: MsFlags, data: &str) -> Mount {
     Mount {
         fstype: fstype.to_owned(),
