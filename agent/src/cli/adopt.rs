@@ -10,7 +10,7 @@ use super::session::Session;
 use super::{Global, output};
 use crate::exit::Exit;
 use crate::plan::ResourceId;
-use crate::reconcile::{Engine, Options, adopt};
+use crate::reconcile::{Options, adopt};
 
 /// Have what somebody has changed on the host stay, though the config says otherwise
 ///
@@ -40,7 +40,9 @@ impl Adopt {
         let session = Session::open(global)?;
         let engine = session.engine()?;
         let ids: BTreeSet<ResourceId> = self.resources.into_iter().collect();
-        ids.iter().try_for_each(|id| known(&engine, id))?;
+        if let Some(unknown) = ids.iter().find(|id| engine.resource(id).is_none()) {
+            return Err(Failure::no_resource(unknown, engine.ids()));
+        }
         let options = Options::new("adopt");
         let all: Vec<Adopted> = if self.undo {
             let ended = adopt::disown(&engine, &ids, &options).await?;
@@ -68,13 +70,4 @@ fn in_words(entry: &Adopted, undo: bool) -> String {
         None if undo => format!("{}: the config counts again", entry.id),
         None => format!("{}: is as the config wants it; nothing to adopt", entry.id),
     }
-}
-
-fn known(engine: &Engine<'_>, id: &ResourceId) -> Result<(), Failure> {
-    if engine.resource(id).is_some() {
-        return Ok(());
-    }
-    let known: Vec<&str> = engine.ids().map(ResourceId::as_str).collect();
-    let hint = crate::config::error::nearest(id.as_str(), &known).unwrap_or_default();
-    Err(Failure::precondition(format!("this host has no resource {id}; {hint}")))
 }

@@ -38,9 +38,7 @@ impl Explain {
             })
             .collect();
         if let (Some(wanted), true) = (&self.resource, explanations.is_empty()) {
-            let known: Vec<&str> = engine.ids().map(ResourceId::as_str).collect();
-            let hint = crate::config::error::nearest(wanted.as_str(), &known).unwrap_or_default();
-            return Err(Failure::precondition(format!("this host has no resource {wanted}; {hint}")));
+            return Err(Failure::no_resource(wanted, engine.ids()));
         }
         if global.json {
             output::json(&explanations);

@@ -8,6 +8,7 @@ use crate::firstboot::FirstBootError;
 use crate::firstboot::seal::SealError;
 use crate::host::watch::WatchError;
 use crate::host::{ActionError, PlatformError, RootError};
+use crate::plan::ResourceId;
 use crate::reconcile::EngineError;
 use crate::reconcile::confirm::ConfirmError;
 use crate::reconcile::lock::LockError;
@@ -51,6 +52,13 @@ impl Failure {
     /// A precondition that is not met.
     pub fn precondition(error: impl Into<String>) -> Failure {
         Failure::new(Exit::Precondition, error)
+    }
+
+    /// A resource that is none of this host's.
+    pub fn no_resource<'a>(wanted: &ResourceId, known: impl Iterator<Item = &'a ResourceId>) -> Failure {
+        let known: Vec<&str> = known.map(ResourceId::as_str).collect();
+        let hint = crate::config::error::nearest(wanted.as_str(), &known).unwrap_or_default();
+        Failure::precondition(format!("this host has no resource {wanted}; {hint}"))
     }
 
     /// Prints it: to stderr for people, to stdout as JSON for scripts that asked for JSON.

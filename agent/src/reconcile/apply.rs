@@ -117,7 +117,9 @@ impl<'h> Run<'_, 'h> {
             );
             self.report.notes.push(format!("transaction {id} was interrupted; this run went on with it"));
             let journal = Journal::open(host, &id, transaction.steps.len(), transaction.length)?;
-            let mut steps = Steps::of(host, self.with_crash_point(journal), &transaction);
+            #[cfg(any(test, feature = "testing"))]
+            let journal = journal.with_crash_point(self.options.crash.clone());
+            let mut steps = Steps::of(host, journal, &transaction);
             steps.journal().durable(&Record::Resume { boot_id, at, changes })?;
             self.report.transaction = Some(id);
             return Ok(steps);
@@ -127,7 +129,10 @@ impl<'h> Run<'_, 'h> {
             MESSAGE_ID = event::TRANSACTION_BEGIN, NODEAGENT_TXN = id.as_str();
             "transaction {id} begins with {} changes", changes.len()
         );
-        let mut journal = self.with_crash_point(Journal::create(host, &id)?);
+        let journal = Journal::create(host, &id)?;
+        #[cfg(any(test, feature = "testing"))]
+        let journal = journal.with_crash_point(self.options.crash.clone());
+        let mut journal = journal;
         journal.durable(&Record::Begin(Begin {
             schema: SCHEMA,
             id: id.clone(),

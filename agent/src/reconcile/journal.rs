@@ -284,13 +284,17 @@ impl Journal {
     pub fn durable(&mut self, record: &Record) -> Result<(), JournalError> {
         self.append(record)?;
         self.file.sync_data().map_err(|source| JournalError::Write { path: self.path.clone(), source })?;
-        self.record_written()
+        #[cfg(any(test, feature = "testing"))]
+        self.crash.record_written()?;
+        Ok(())
     }
 
     /// Writes a record that may be lost in a power cut.
     pub fn relaxed(&mut self, record: &Record) -> Result<(), JournalError> {
         self.append(record)?;
-        self.record_written()
+        #[cfg(any(test, feature = "testing"))]
+        self.crash.record_written()?;
+        Ok(())
     }
 
     fn append(&mut self, record: &Record) -> Result<(), JournalError> {
@@ -298,16 +302,5 @@ impl Journal {
             serde_json::to_vec(record).map_err(|source| JournalError::Encode { path: self.path.clone(), source })?;
         line.push(b'\n');
         self.file.write_all(&line).map_err(|source| JournalError::Write { path: self.path.clone(), source })
-    }
-
-    #[cfg(any(test, feature = "testing"))]
-    fn record_written(&self) -> Result<(), JournalError> {
-        self.crash.record_written()
-    }
-
-    #[cfg(not(any(test, feature = "testing")))]
-    #[allow(clippy::unused_self, clippy::unnecessary_wraps)] // the shape of the one above
-    fn record_written(&self) -> Result<(), JournalError> {
-        Ok(())
     }
 }

@@ -76,6 +76,8 @@ impl<'h> Run<'_, 'h> {
     fn reopen(&self, transaction: &Transaction) -> Result<Steps<'h>, EngineError> {
         let host = self.engine.host;
         let journal = Journal::open(host, &transaction.begin.id, transaction.steps.len(), transaction.length)?;
-        Ok(Steps::of(host, self.with_crash_point(journal), transaction))
+        #[cfg(any(test, feature = "testing"))]
+        let journal = journal.with_crash_point(self.options.crash.clone());
+        Ok(Steps::of(host, journal, transaction))
     }
 }

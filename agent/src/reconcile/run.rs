@@ -6,7 +6,6 @@ use std::time::Instant;
 use super::engine::Engine;
 use super::error::EngineError;
 use super::flap;
-use super::journal::Journal;
 use super::notifications::Notifications;
 use super::options::Options;
 use super::planned::{Finding, Plan, Planned};
@@ -126,17 +125,6 @@ impl Run<'_, '_> {
             entry.state = state;
             entry.detail = detail.into();
         }
-    }
-
-    #[cfg(any(test, feature = "testing"))]
-    pub(super) fn with_crash_point(&self, journal: Journal) -> Journal {
-        journal.with_crash_point(self.options.crash.clone())
-    }
-
-    #[cfg(not(any(test, feature = "testing")))]
-    #[allow(clippy::unused_self)] // the shape of the one above
-    pub(super) fn with_crash_point(&self, journal: Journal) -> Journal {
-        journal
     }
 
     /// True when it was to be changed and something that it needs is in the way.

@@ -225,9 +225,7 @@ impl FakePrograms {
         state.history.push(before);
         done("Complete!\n")
     }
-}
 
-impl FakePrograms {
     /// Of the rules those whose pattern is a path, with or without what is below it; the last one counts.
     fn restorecon(&self, paths: &[String]) -> std::io::Result<Output> {
         let files = "/etc/selinux/targeted/contexts/files/file_contexts";
