@@ -9,7 +9,7 @@ use nodeagent_shim::protocol::{LaunchSpec, PidNamespace, Placement};
 
 use super::spec::{self, Inputs, SpecError};
 use super::update::limits;
-use super::{ContainerError, ContainerRecord, Outside, Phase, User, cdi, hooks, seccomp, volumes};
+use super::{ContainerError, ContainerRecord, Outside, Phase, User, apparmor, cdi, hooks, seccomp, volumes};
 use crate::cgroup::Resources;
 use crate::handler::{self, Handler};
 use crate::image::{Image, Rootfs};
@@ -121,10 +121,11 @@ async fn make(
     let rootfs =
         prepared.map_err(|source| ContainerError::Rootfs { id: record.id.clone(), source: Box::new(source) })?;
     let images = volumes::prepare(environment, &mut record).await?;
+    let profile = apparmor::profile(&record.config).await.map_err(SpecError::from)?;
     let (environment, view, image) = (Arc::clone(environment), Arc::clone(view), Arc::clone(image));
     // looks at files of the image and of the host, which may be slow
     let work = move || {
-        let launch = put_together(&environment, &view, &mut record, &image, &rootfs, &images)?;
+        let launch = put_together(&environment, &view, &mut record, &image, &rootfs, &images, profile)?;
         record.phase = Phase::Created;
         let written = environment.store.write(Kind::Spec, &record.id, &launch);
         written.map_err(|source| ContainerError::Record { id: record.id.clone(), source })?;
@@ -141,6 +142,7 @@ fn put_together(
     image: &Image,
     rootfs: &Rootfs,
     volumes: &[Rootfs],
+    apparmor_profile: Option<String>,
 ) -> Result<LaunchSpec, ContainerError> {
     for path in volumes.iter().chain([rootfs]).map(spec::mount_point) {
         fs::create_dir_all(&path).map_err(|source| ContainerError::Directory { path, source })?;
@@ -157,6 +159,7 @@ fn put_together(
         host: &environment.host,
         target: target(view, &record.config),
         volumes,
+        apparmor_profile,
     })?;
     let cgroups = &environment.cgroups;
     let failed = |source| ContainerError::Cgroup { id: record.id.clone(), source };

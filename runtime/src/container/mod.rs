@@ -3,6 +3,7 @@
 //! [`mod@create`] makes one and [`erase`] removes one; in between it belongs to its pod's task
 //! ([`crate::sandbox`]). What it is launched with is decided in [`spec`].
 
+pub mod apparmor;
 pub mod capabilities;
 pub mod cdi;
 mod create;

@@ -6,6 +6,7 @@
 use tonic::{Code, Status};
 
 use crate::cgroup::CgroupError;
+use crate::container::apparmor::ProfileError;
 use crate::container::{ContainerError, SpecError};
 use crate::image::{ErrorCode, ImageError};
 use crate::sandbox::{PodError, ShimError};
@@ -85,11 +86,12 @@ fn container_code(error: &ContainerError) -> Code {
 fn spec_code(error: &SpecError) -> Code {
     match error {
         SpecError::ImageFile { .. } | SpecError::Source { .. } => Code::Internal,
-        SpecError::Label(RelabelError::File { .. }) => Code::Internal,
+        SpecError::Label(RelabelError::File { .. }) | SpecError::AppArmor(ProfileError::Load(_)) => Code::Internal,
         SpecError::Invalid(_)
         | SpecError::Label(_)
         | SpecError::Handler(_)
         | SpecError::Seccomp(_)
+        | SpecError::AppArmor(_)
         | SpecError::RecursiveReadOnly(_)
         | SpecError::ImageVolume(_)
         | SpecError::Cdi(_)

@@ -62,7 +62,7 @@ impl CommandError {
 }
 
 /// Runs a command and gives what it wrote to its standard output.
-pub(super) async fn run(
+pub(crate) async fn run(
     program: &Path,
     arguments: &[&str],
     input: Option<String>,

@@ -23,7 +23,7 @@ use nodeagent_shim::protocol::OciRuntime;
 use serde::Deserialize;
 
 pub use command::CommandError;
-pub(crate) use command::finish as finish_command;
+pub(crate) use command::{finish as finish_command, run as run_command};
 pub use oci_spec::{Inputs, OciSpecError, VERSION as OCI_VERSION, container, process, root_mounts};
 pub use sandbox_container::{SandboxContainerError, start};
 

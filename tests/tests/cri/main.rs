@@ -7,12 +7,13 @@
 //! - `NODEAGENT_REGISTRY=127.0.0.1:5000`: a registry that is there already and takes pushes, in the place of one of our own.
 //! - `NODEAGENT_CRI_ONLY=FILE`: only the trials of these names, one in each line. A name that no trial has is an error.
 //!
-//! Trials of what only some hosts have (limits of cgroup v2, scopes of systemd, SELinux) exist only there.
+//! Trials of what only some hosts have (limits of cgroup v2, scopes of systemd, SELinux, AppArmor) exist only there.
 
 mod node;
 mod suite;
 mod world;
 
+mod apparmor;
 mod bad_input;
 mod containers;
 mod dialects;
@@ -72,6 +73,7 @@ fn run() -> anyhow::Result<ExitCode> {
     resources::add(&mut suite);
     seccomp::add(&mut suite);
     selinux::add(&mut suite);
+    apparmor::add(&mut suite);
     if suite.driver() == node::Driver::Systemd {
         scopes::add(&mut suite);
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::container::apparmor::ProfileError;
 use crate::container::capabilities::UnknownCapability;
 use crate::container::cdi::CdiError;
 use crate::container::seccomp::FilterError;
@@ -31,6 +32,9 @@ pub enum SpecError {
     /// The seccomp filter that it asks for.
     #[error(transparent)]
     Seccomp(FilterError),
+    /// The AppArmor profile that it asks for.
+    #[error(transparent)]
+    AppArmor(#[from] ProfileError),
     /// No such capability.
     #[error(transparent)]
     Capability(#[from] UnknownCapability),

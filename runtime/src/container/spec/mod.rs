@@ -76,6 +76,8 @@ pub struct Inputs<'a> {
     pub target: Option<String>,
     /// Layers of the images that are mounted as volumes, in the order of their mounts.
     pub volumes: &'a [Rootfs],
+    /// Its AppArmor profile, which is loaded.
+    pub apparmor_profile: Option<String>,
 }
 
 impl Inputs<'_> {
@@ -145,7 +147,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
         oom_score_adj: resources.map(|resources| i32::try_from(resources.oom_score_adj).unwrap_or(0)),
         seccomp: seccomp::filter(&context, &inputs.host.seccomp, sets.bounding).map_err(SpecError::Seccomp)?,
         selinux_label: labels.as_ref().map(|labels| labels.process.to_string()),
-        apparmor_profile: security::apparmor(&context)?,
+        apparmor_profile: inputs.apparmor_profile.clone(),
         terminal: inputs.config.tty,
     };
     let unrestricted = context.privileged;

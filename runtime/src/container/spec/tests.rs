@@ -103,6 +103,7 @@ impl Fixture {
             host: &host,
             target: self.target.clone(),
             volumes: &[],
+            apparmor_profile: None,
         })
     }
 
