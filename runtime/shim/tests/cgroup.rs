@@ -166,19 +166,25 @@ fn a_full_disk_loses_output_and_nothing_else() {
     pod.end();
 }
 
-#[test]
-fn on_cgroup_v2_an_exec_has_one_of_its_own_in_its_containers() {
+/// A container that runs in a cgroup of the v2 hierarchy beside v1.
+fn on_unified() -> Option<(Pod, LaunchSpec)> {
     if !root() {
-        return;
+        return None;
     }
     if !Path::new("/sys/fs/cgroup/unified/cgroup.controllers").exists() {
         eprintln!("skipped: needs cgroup v2 beside v1");
-        return;
+        return None;
     }
     let mut pod = Pod::new();
     let mut spec = pod.container("exec sleep 1000");
     pod.cgroup(&mut spec, &["unified"]);
     pod.daemon.start(&spec);
+    Some((pod, spec))
+}
+
+#[test]
+fn on_cgroup_v2_an_exec_has_one_of_its_own_in_its_containers() {
+    let Some((mut pod, spec)) = on_unified() else { return };
     let own = format!("/crio-{}/exec-", spec.container);
     // a shell that has forked: both are in it
     let (_, out, _) = pod.daemon.exec(&spec.container, "grep ^0: /proc/self/cgroup; grep ^0: /proc/$$/cgroup");
@@ -190,18 +196,7 @@ fn on_cgroup_v2_an_exec_has_one_of_its_own_in_its_containers() {
 
 #[test]
 fn an_exec_finds_a_place_in_a_container_with_threaded_cgroups() {
-    if !root() {
-        return;
-    }
-    let base = Path::new("/sys/fs/cgroup/unified");
-    if !base.join("cgroup.controllers").exists() {
-        eprintln!("skipped: needs cgroup v2 beside v1");
-        return;
-    }
-    let mut pod = Pod::new();
-    let mut spec = pod.container("exec sleep 1000");
-    pod.cgroup(&mut spec, &["unified"]);
-    pod.daemon.start(&spec);
+    let Some((mut pod, spec)) = on_unified() else { return };
     // from here on a cgroup made below takes no processes
     let threaded = Path::new(&spec.cgroups[0]).join("threads");
     fs::create_dir(&threaded).unwrap();
