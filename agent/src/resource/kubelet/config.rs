@@ -186,6 +186,10 @@ pub fn flags(input: &Input<'_>) -> Vec<String> {
     if input.flags_only() {
         flags.push(format!("--cgroup-driver={}", input.driver()));
         flags.push(format!("--fail-swap-on={}", input.settings.swap == SwapPolicy::Off));
+        // no flag says how swap is used, and up to 1.27 an unset swapBehavior is LimitedSwap
+        if input.settings.swap == SwapPolicy::Limited {
+            flags.push("--feature-gates=NodeSwap=true".to_owned());
+        }
     }
     if minor.wants_pause_image() {
         flags.push(format!("--pod-infra-container-image={}", input.settings.runtime.pause_image));

@@ -169,6 +169,13 @@ fn limited_swap_brings_its_gate_as_long_as_that_is_needed() {
     assert!(!text.contains("NodeSwap") && text.contains("swapBehavior: LimitedSwap"), "{text}");
     kubernetes(&mut wanted).version = "1.21".parse().unwrap();
     assert!(refused(&wanted).starts_with("swap.policy: "), "{}", refused(&wanted));
+
+    // where there are only flags
+    let mut wanted = settings("1.27", KubeletMode::Kubeadm, Role::Worker);
+    let gate = "--feature-gates=NodeSwap=true";
+    assert!(!rendered(&wanted)[0].1.contains(gate));
+    wanted.swap = SwapPolicy::Limited;
+    assert!(rendered(&wanted)[0].1.contains(gate), "{:?}", rendered(&wanted));
 }
 
 #[test]

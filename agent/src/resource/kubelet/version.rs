@@ -68,23 +68,38 @@ impl Minor {
     }
 }
 
-/// Flags by the minor that does not know them any more.
-const REMOVED: [(u32, &[&str]); 6] = [
+/// Flags by the first minor that does not know them any more: of 1.20 to 1.37 as its sources have it.
+const REMOVED: [(u32, &[&str]); 12] = [
+    (21, &["enable-cadvisor-json-endpoints"]),
+    (22, &["chaos-chance", "redirect-container-streaming"]),
+    (23, &["experimental-bootstrap-kubeconfig", "seccomp-profile-root"]),
     (
         24,
         &[
-            "network-plugin",
-            "network-plugin-mtu",
             "cni-bin-dir",
             "cni-cache-dir",
             "cni-conf-dir",
+            "docker",
             "docker-endpoint",
-            "image-pull-progress-deadline",
-            "experimental-dockershim-root-directory",
+            "docker-env-metadata-whitelist",
+            "docker-only",
+            "docker-root",
+            "docker-tls",
+            "docker-tls-ca",
+            "docker-tls-cert",
+            "docker-tls-key",
             "dynamic-config-dir",
+            "experimental-check-node-capabilities-before-mount",
+            "experimental-dockershim-root-directory",
+            "experimental-logging-sanitization",
+            "image-pull-progress-deadline",
+            "network-plugin",
+            "network-plugin-mtu",
             "non-masquerade-cidr",
+            "really-crash-for-testing",
         ],
     ),
+    (25, &["experimental-kernel-memcg-notification"]),
     (
         26,
         &[
@@ -101,36 +116,12 @@ const REMOVED: [(u32, &[&str]); 6] = [
             "stderrthreshold",
         ],
     ),
-    (27, &["container-runtime"]),
-    (
-        // gone at the latest here; which minor before it was the first matters to nobody who upgrades one by one
-        31,
-        &[
-            "azure-container-registry-config",
-            "experimental-allocatable-ignore-eviction",
-            "experimental-bootstrap-kubeconfig",
-            "experimental-check-node-capabilities-before-mount",
-            "experimental-kernel-memcg-notification",
-            "keep-terminated-pod-volumes",
-            "master-service-namespace",
-            "node-status-report-frequency",
-            "really-crash-for-testing",
-            "redirect-container-streaming",
-            "seccomp-profile-root",
-        ],
-    ),
+    (27, &["container-runtime", "master-service-namespace"]),
+    (30, &["azure-container-registry-config"]),
+    (31, &["iptables-drop-bit", "iptables-masquerade-bit", "keep-terminated-pod-volumes"]),
+    (34, &["cloud-config", "register-schedulable"]),
     (35, &["pod-infra-container-image"]),
-    (
-        37,
-        &[
-            "cloud-config",
-            "experimental-mounter-path",
-            "iptables-drop-bit",
-            "iptables-masquerade-bit",
-            "register-schedulable",
-            "runonce",
-        ],
-    ),
+    (37, &["experimental-mounter-path", "runonce"]),
 ];
 
 #[cfg(test)]
@@ -175,10 +166,32 @@ mod tests {
     }
 
     #[test]
-    fn dockershim_flags_went_with_dockershim() {
-        for flag in ["--network-plugin=cni", "--cni-conf-dir", "--image-pull-progress-deadline=1m"] {
-            assert_eq!(minor("1.23").removed(flag), None);
-            assert_eq!(minor("1.24").removed(flag), Some(24), "{flag}");
+    fn a_flag_is_refused_from_the_first_minor_without_it() {
+        for (flag, last, first) in [
+            ("--enable-cadvisor-json-endpoints", "1.20", "1.21"),
+            ("--chaos-chance=0.1", "1.21", "1.22"),
+            ("--redirect-container-streaming", "1.21", "1.22"),
+            ("--seccomp-profile-root=/x", "1.22", "1.23"),
+            ("--network-plugin=cni", "1.23", "1.24"),
+            ("--cni-conf-dir", "1.23", "1.24"),
+            ("--image-pull-progress-deadline=1m", "1.23", "1.24"),
+            ("--docker-tls", "1.23", "1.24"),
+            ("--experimental-kernel-memcg-notification", "1.24", "1.25"),
+            ("--logtostderr=true", "1.25", "1.26"),
+            ("--master-service-namespace=x", "1.26", "1.27"),
+            ("--azure-container-registry-config=/x", "1.29", "1.30"),
+            ("--iptables-masquerade-bit=14", "1.30", "1.31"),
+            ("--keep-terminated-pod-volumes", "1.30", "1.31"),
+            ("--cloud-config=/etc/cloud.conf", "1.33", "1.34"),
+            ("--register-schedulable=false", "1.33", "1.34"),
+            ("--runonce", "1.36", "1.37"),
+        ] {
+            assert_eq!(minor(last).removed(flag), None, "{flag} on {last}");
+            assert_eq!(minor(first).removed(flag).map(|gone| format!("1.{gone}")).as_deref(), Some(first), "{flag}");
+        }
+        // deprecated for years, and still known
+        for flag in ["--experimental-allocatable-ignore-eviction", "--cloud-provider=external"] {
+            assert_eq!(minor("1.36").removed(flag), None, "{flag}");
         }
         assert_eq!(minor("1.37").removed("--node-ip=1.2.3.4"), None);
     }
