@@ -22,6 +22,23 @@ use crate::world::World;
 /// How long anything that has no time of its own may take on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The time between two looks at something: short at first, to lose none, then longer, since each look takes some of the processor
+/// from what is waited for, which in an emulated machine is much.
+pub struct Pause(Duration);
+
+impl Default for Pause {
+    fn default() -> Self {
+        Self(Duration::from_millis(10))
+    }
+}
+
+impl Pause {
+    pub async fn take(&mut self) {
+        sleep(self.0).await;
+        self.0 = (self.0 * 3 / 2).min(Duration::from_millis(200));
+    }
+}
+
 /// The socket of another runtime, when the suite is to be run on it.
 pub fn peer() -> Option<PathBuf> {
     env::var_os("NODEAGENT_CRI_SOCKET").map(PathBuf::from)
@@ -316,6 +333,7 @@ impl Node {
     /// Waits, as kubelet's relist does, for a container's end.
     pub async fn exited(&self, id: &str) -> Result<ContainerStatus> {
         let deadline = Instant::now() + PATIENCE;
+        let mut pause = Pause::default();
         loop {
             let status = self.status(id).await.context("ContainerStatus")?;
             if status.state() == ContainerState::ContainerExited {
@@ -324,7 +342,7 @@ impl Node {
             if Instant::now() > deadline {
                 bail!("container {id} has not ended: {status:?}");
             }
-            sleep(Duration::from_millis(10)).await;
+            pause.take().await;
         }
     }
 
@@ -356,6 +374,7 @@ impl Node {
     /// Waits until no link hangs on the bridge and every address is back: the kernel takes its time over both.
     pub async fn network_gone(&self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
+        let mut pause = Pause::default();
         loop {
             let (ports, addresses) = {
                 let daemon = self.own()?.lock().await;
@@ -365,13 +384,14 @@ impl Node {
                 return Ok(());
             }
             ensure!(Instant::now() < deadline, "links {ports:?} and addresses {addresses:?} are left");
-            sleep(Duration::from_millis(10)).await;
+            pause.take().await;
         }
     }
 
     /// Lines of a container's log file once a line that contains `text` is there.
     pub async fn log_with(&self, path: &str, text: &str) -> Result<Vec<String>> {
         let deadline = Instant::now() + PATIENCE;
+        let mut pause = Pause::default();
         loop {
             let lines: Vec<String> = fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect();
             if lines.iter().any(|line| line.contains(text)) {
@@ -380,7 +400,7 @@ impl Node {
             if Instant::now() > deadline {
                 bail!("no line with {text:?} in {path}: {lines:?}");
             }
-            sleep(Duration::from_millis(10)).await;
+            pause.take().await;
         }
     }
 }
