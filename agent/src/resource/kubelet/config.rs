@@ -72,7 +72,7 @@ pub fn check(input: &Input<'_>) -> Result<(), ResourceError> {
         return wrong(
             "kubernetes.kubelet".to_owned(),
             format!(
-                "with kubelet_mode = \"kubeadm\" fields need --config-dir of Kubernetes 1.28 (this is {}); set them in kubeadm's \
+                "with kubelet_mode = \"kubeadm\" fields need --config-dir of Kubernetes 1.29 (this is {}); set them in kubeadm's \
                  KubeletConfiguration, or as kubernetes.kubelet_args",
                 minor.text()
             ),
@@ -80,6 +80,14 @@ pub fn check(input: &Input<'_>) -> Result<(), ResourceError> {
     }
     if input.settings.swap == SwapPolicy::Limited && !minor.has_memory_swap() {
         return wrong("swap.policy".to_owned(), format!("\"limited\" needs Kubernetes 1.22, this is {}", minor.text()));
+    }
+    if input.settings.swap == SwapPolicy::Limited && input.flags_only() && !minor.limits_swap_unasked() {
+        let problem = format!(
+            "\"limited\" is a field of the kubelet's config file in {}, which is kubeadm's; it needs Kubernetes 1.29 or kubelet_mode = \
+             \"agent\"",
+            minor.text()
+        );
+        return wrong("swap.policy".to_owned(), problem);
     }
     if input.settings.swap == SwapPolicy::Limited && input.platform.cgroups == CgroupMode::V1 {
         return wrong("swap.policy".to_owned(), "\"limited\" needs cgroup v2, and this host has v1".to_owned());

@@ -230,7 +230,7 @@ impl Resource for KubeletConfig {
         let version = self.settings.kubernetes.as_ref().map_or(String::new(), |it| it.version.to_string());
         format!(
             "The kubelet of Kubernetes {version} gets its settings from {dropin} and from {CONFIG} (agent mode) or {FRAGMENT} \
-             (kubeadm mode, from 1.28 on). Flags that this version does not know are taken out of {environment}. A change restarts the kubelet once. By hand: systemctl cat kubelet; cat {CONFIG} \
+             (kubeadm mode, from 1.29 on). Flags that this version does not know are taken out of {environment}. A change restarts the kubelet once. By hand: systemctl cat kubelet; cat {CONFIG} \
              {FRAGMENTS}/*",
             dropin = dropin::PATH,
             environment = environment::FILES.join(" and "),

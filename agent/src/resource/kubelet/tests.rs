@@ -120,6 +120,11 @@ fn kubeadm_keeps_its_file_and_gets_ours_as_a_fragment_or_as_flags() {
         ),
         (
             "1.28",
+            false,
+            "config.yaml --container-runtime-endpoint=unix:///run/nodeagent/cri.sock --cgroup-driver=systemd --fail-swap-on=true\"",
+        ),
+        (
+            "1.29",
             true,
             "Environment=KUBELET_CONFIG_DROPIN_DIR_ALPHA=1\nEnvironment=\"KUBELET_CONFIG_ARGS=--config=/var/lib/kubelet/config.yaml --config-dir=/etc/kubernetes/kubelet.conf.d\"\n",
         ),
@@ -176,6 +181,10 @@ fn limited_swap_brings_its_gate_as_long_as_that_is_needed() {
     assert!(!rendered(&wanted)[0].1.contains(gate));
     wanted.swap = SwapPolicy::Limited;
     assert!(rendered(&wanted)[0].1.contains(gate), "{:?}", rendered(&wanted));
+    kubernetes(&mut wanted).version = "1.28".parse().unwrap();
+    assert!(refused(&wanted).starts_with("swap.policy: "), "{}", refused(&wanted));
+    kubernetes(&mut wanted).version = "1.29".parse().unwrap();
+    assert!(rendered(&wanted)[0].1.contains("swapBehavior: LimitedSwap"), "{:?}", rendered(&wanted));
 }
 
 #[test]

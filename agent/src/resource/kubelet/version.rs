@@ -26,19 +26,25 @@ impl Minor {
         self.0 >= 27
     }
 
-    /// `--config-dir` reads fragments over the config file from 1.28 on.
+    /// `--config-dir` lays fragments over the config file from 1.29 on. 1.28 has the flag too, but lays the defaults of all that a
+    /// fragment does not name over kubeadm's file, and takes no `false` and no 0 from a fragment.
     pub fn has_config_dir(self) -> bool {
-        self.0 >= 28
+        self.0 >= 29
     }
 
     /// While it was alpha, `--config-dir` was refused without this variable.
     pub fn config_dir_variable(self) -> Option<&'static str> {
-        matches!(self.0, 28 | 29).then_some("KUBELET_CONFIG_DROPIN_DIR_ALPHA=1")
+        (self.0 == 29).then_some("KUBELET_CONFIG_DROPIN_DIR_ALPHA=1")
     }
 
     /// `memorySwap` is a field from 1.22 on.
     pub fn has_memory_swap(self) -> bool {
         self.0 >= 22
+    }
+
+    /// A `swapBehavior` that is not set means `LimitedSwap` up to 1.27, and no limit in 1.28.
+    pub fn limits_swap_unasked(self) -> bool {
+        self.0 < 28
     }
 
     /// Its gate is on by default from 1.30 on; before, the field alone is refused.
@@ -136,10 +142,10 @@ mod tests {
     #[test]
     fn every_boundary_lies_where_kubernetes_has_it() {
         type Answer = fn(Minor) -> bool;
-        let boundaries: [(&str, Answer, &str, &str); 9] = [
+        let boundaries: [(&str, Answer, &str, &str); 10] = [
             ("docker by default", |m| !m.needs_container_runtime_flag(), "1.23", "1.24"),
             ("endpoint in the file", Minor::endpoint_in_file, "1.26", "1.27"),
-            ("--config-dir", Minor::has_config_dir, "1.27", "1.28"),
+            ("--config-dir", Minor::has_config_dir, "1.28", "1.29"),
             (
                 "--config-dir without a variable",
                 |m| m.has_config_dir() && m.config_dir_variable().is_none(),
@@ -148,6 +154,7 @@ mod tests {
             ),
             ("memorySwap", Minor::has_memory_swap, "1.21", "1.22"),
             ("memorySwap without a gate", |m| !m.needs_swap_gate(), "1.29", "1.30"),
+            ("swap without a limit", |m| !m.limits_swap_unasked(), "1.27", "1.28"),
             ("refuses cgroup v1", Minor::refuses_cgroup_v1, "1.34", "1.35"),
             ("--container-runtime gone", |m| m.removed("--container-runtime=remote").is_some(), "1.26", "1.27"),
             (
