@@ -70,7 +70,7 @@ pub fn run(suite: Suite, folder: &Path, progress: &Progress) -> Result<Node> {
     let seed = folder.join("seed");
     let path = repository().join("tests/run/config.toml");
     let config = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    first_boot::seed(&seed, &config)?;
+    first_boot::seed(&seed, &config, &[])?;
     let hardware = Hardware {
         seed: Some(seed),
         offers: vec![depot.offer(), depot::offer_registry(&registry)],

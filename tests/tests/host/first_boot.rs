@@ -1,6 +1,7 @@
 //! What the first boot has made of the host.
 
 use anyhow::{Context, Result, ensure};
+use nodeagent_tests::vm::Machine;
 use serde_json::Value;
 
 use crate::Body;
@@ -20,7 +21,11 @@ pub const TRIALS: &[(&str, Body)] = &[
 ];
 
 fn every_resource(fixture: &Fixture) -> Result<()> {
-    let mut node = fixture.node()?;
+    all_converged(&mut fixture.node()?)
+}
+
+/// By the agent's own word, which the other trials check.
+pub fn all_converged(node: &mut Machine) -> Result<()> {
     let text = node.run("agent status --json")?.ok()?;
     let status: Value = serde_json::from_str(&text).context("agent status --json")?;
     ensure!(status["first_boot_done"] == true, "{text}");
@@ -120,7 +125,11 @@ fn second_apply(fixture: &Fixture) -> Result<()> {
 }
 
 fn nothing_failed(fixture: &Fixture) -> Result<()> {
-    let text = fixture.node()?.ok("systemctl --failed --no-legend --plain")?;
+    no_failed_unit(&mut fixture.node()?)
+}
+
+pub fn no_failed_unit(node: &mut Machine) -> Result<()> {
+    let text = node.ok("systemctl --failed --no-legend --plain")?;
     ensure!(text.is_empty(), "{text}");
     Ok(())
 }

@@ -14,6 +14,9 @@ use nodeagent_tests::registry::Registry;
 use nodeagent_tests::vm::{Answer, Hardware, Image, Machine, Saved, Suite, Unsaved};
 use tempfile::TempDir;
 
+/// From here on only we look for drift.
+const UNWATCH: &str = "systemctl stop nodeagent-reconcile.path nodeagent-reconcile.timer";
+
 /// Made when the first trial asks for it.
 #[derive(Default)]
 pub struct Fixture {
@@ -39,7 +42,7 @@ struct Node {
 impl Fixture {
     /// Image, repositories, registry.
     pub fn base(&self) -> Result<&Base> {
-        let base = self.base.get_or_init(|| Base::make().map_err(|error| format!("{error:#}")));
+        let base = self.base.get_or_init(|| Base::make(Suite::Bookworm).map_err(|error| format!("{error:#}")));
         base.as_ref().map_err(|error| anyhow!("{error}"))
     }
 
@@ -54,7 +57,7 @@ impl Fixture {
     /// The same, with nobody but us looking for drift.
     pub fn unwatched_node(&self) -> Result<Machine> {
         let mut machine = self.node()?;
-        machine.ok("systemctl stop nodeagent-reconcile.path nodeagent-reconcile.timer")?;
+        machine.ok(UNWATCH)?;
         Ok(machine)
     }
 
@@ -84,6 +87,18 @@ impl Fixture {
         Machine::boot_disk(&base.image, &base.hardware, disk)
     }
 
+    /// A host of another suite in the moment after its first boot, made for one trial, with nobody looking for drift. Without
+    /// what costs time and is the same on each suite: the firewall's daemon, and a transaction of dnf for kubelet's tools.
+    pub fn first_boot_of(&self, suite: Suite) -> Result<(Base, Machine)> {
+        let base = Base::make(suite)?;
+        let hardware = base.with_user_data(&["iproute-tc"])?;
+        let hardware = Hardware { append: "systemd.mask=firewalld.service".to_owned(), ..hardware };
+        let mut machine = Machine::boot(&base.image, &hardware)?;
+        converge(&mut machine)?;
+        machine.ok(UNWATCH)?;
+        Ok((base, machine))
+    }
+
     /// A path for a new disk.
     pub fn disk(&self, name: &str) -> Result<PathBuf> {
         Ok(self.base()?.folder.path().join(name))
@@ -91,9 +106,9 @@ impl Fixture {
 }
 
 impl Base {
-    fn make() -> Result<Self> {
+    fn make(suite: Suite) -> Result<Self> {
         let mut say = |text: &str| eprintln!("{text}");
-        let image = Image::ready(Suite::Bookworm, &mut say)?;
+        let image = Image::ready(suite, &mut say)?;
         let depot = Depot::ready(&mut say)?;
         let registry = depot::registry()?;
         let share = Some(repository());
@@ -121,18 +136,28 @@ impl Base {
     }
 
     fn first_boot(&self) -> Result<Node> {
-        let seed = self.folder.path().join("seed");
-        first_boot::seed(&seed, &demo_config()?)?;
-        let hardware = Hardware { seed: Some(seed), ..self.hardware.clone() };
+        let hardware = self.with_user_data(&[])?;
         let (mut machine, unsaved) = Unsaved::boot(&self.image, &hardware, &self.folder.path().join("node"))?;
-        let mut said = String::new();
-        let converged = show::converge(&mut machine, &mut |text| said.push_str(&format!("{text}\n")));
-        converged.with_context(|| said)?;
-        machine.wait_booted()?;
-        pod_answers(&mut machine).context("the pod of the first boot")?;
+        converge(&mut machine)?;
         machine.ok("sync")?;
         Ok(Node { saved: unsaved.save(machine)?, hardware })
     }
+
+    /// As users boot it: cloud-init installs the package, others beside it, and its configuration.
+    fn with_user_data(&self, packages: &[&str]) -> Result<Hardware> {
+        let seed = self.folder.path().join("seed");
+        first_boot::seed(&seed, &demo_config()?, packages)?;
+        Ok(Hardware { seed: Some(seed), ..self.hardware.clone() })
+    }
+}
+
+/// Waits for the end of a first boot, with a pod that answers.
+fn converge(machine: &mut Machine) -> Result<()> {
+    let mut said = String::new();
+    let converged = show::converge(machine, &mut |text| said.push_str(&format!("{text}\n")));
+    converged.with_context(|| said)?;
+    machine.wait_booted()?;
+    pod_answers(machine).context("the pod of the first boot")
 }
 
 /// The configuration of `make run`.

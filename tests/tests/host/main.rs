@@ -10,6 +10,7 @@ mod first_boot;
 mod fixture;
 mod input;
 mod kubelet;
+mod newer;
 mod package;
 mod settings;
 
@@ -31,6 +32,7 @@ fn main() {
     let (first, others) = first_boot::TRIALS.split_at(1);
     let groups = [
         first,
+        newer::TRIALS,
         kubelet::TRIALS,
         boots::TRIALS,
         input::TRIALS,

@@ -1,6 +1,7 @@
 //! The RPM as it arrives, and the units in it as systemd reads them.
 
 use anyhow::{Result, ensure};
+use nodeagent_tests::vm::Machine;
 
 use crate::Body;
 use crate::fixture::{Fixture, expect};
@@ -13,7 +14,10 @@ pub const TRIALS: &[(&str, Body)] = &[
 ];
 
 fn verify(fixture: &Fixture) -> Result<()> {
-    let mut node = fixture.node()?;
+    units_verified(&mut fixture.node()?)
+}
+
+pub fn units_verified(node: &mut Machine) -> Result<()> {
     // it exits with 0 whatever it finds: any word is a finding
     let text = node.ok(
         "systemd-analyze verify --man=no $(rpm -ql nodeagent | grep '^/usr/lib/systemd/system/') kubelet.service 2>&1",
