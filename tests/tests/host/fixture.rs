@@ -87,6 +87,13 @@ impl Fixture {
         Machine::boot_disk(&base.image, &base.hardware, disk)
     }
 
+    /// The same with more words on the kernel's command line.
+    pub fn boot_again_with(&self, disk: &Path, append: &str) -> Result<Machine> {
+        let base = self.base()?;
+        let hardware = Hardware { append: append.to_owned(), ..base.hardware.clone() };
+        Machine::boot_disk(&base.image, &hardware, disk)
+    }
+
     /// A host of another suite in the moment after its first boot, made for one trial, with nobody looking for drift. Without
     /// what costs time and is the same on each suite: the firewall's daemon, and a transaction of dnf for kubelet's tools.
     pub fn first_boot_of(&self, suite: Suite) -> Result<(Base, Machine)> {

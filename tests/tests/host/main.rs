@@ -4,6 +4,7 @@
 //! its own.
 
 mod boots;
+mod cri;
 mod drift;
 mod firewall;
 mod first_boot;
@@ -41,6 +42,7 @@ fn main() {
         drift::TRIALS,
         firewall::TRIALS,
         settings::TRIALS,
+        cri::TRIALS,
     ];
     let root = nix::unistd::geteuid().is_root();
     let trials = groups.concat().into_iter().map(|(name, body)| {
