@@ -169,7 +169,8 @@ fn start(
     let shared = mounts::take_shared(&spec.mounts)?;
     mounts::cut_off()?;
     let root = rootfs::mount_layers(&spec.rootfs, user)?;
-    mounts::mount_all(&root, &spec.mounts, shared, user, spec.rootfs.context.as_deref())?;
+    let label = spec.rootfs.context.as_deref();
+    mounts::mount_all(&root, &spec.mounts, shared, user, label)?;
     devices::make_all(&root, &spec.devices)?;
     devices::default_links(&root, &spec.mounts)?;
     if let Some(hooks) = &spec.hooks {
@@ -180,7 +181,7 @@ fn start(
         root.make(&process.cwd, Make::Directory)
             .map_err(|source| LaunchError::Cwd { path: process.cwd.clone(), source })?;
     }
-    restrict::mask(&root, &spec.masked_paths)?;
+    restrict::mask(&root, &spec.masked_paths, label)?;
     restrict::make_readonly(&root, &spec.readonly_paths)?;
     if spec.readonly_rootfs {
         let (readonly, path) = (MsFlags::MS_RDONLY, String::from("/"));

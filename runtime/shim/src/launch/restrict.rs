@@ -9,10 +9,12 @@ use nix::sys::stat::{SFlag, fstat, makedev};
 use super::error::LaunchError;
 use super::mounts::{reopen, restrict};
 use super::resolve::{Root, by_descriptor};
+use super::rootfs::add_context;
 use crate::io::open_path;
 
-/// Covers files with the null device and directories with an empty one. What is not there needs no cover.
-pub fn mask(root: &Root, paths: &[String]) -> Result<(), LaunchError> {
+/// Covers files with the null device and directories with an empty one. What is not there needs no cover. `label` is that of
+/// the container's files, where SELinux is on: it may look at what covers, and find nothing.
+pub fn mask(root: &Root, paths: &[String], label: Option<&str>) -> Result<(), LaunchError> {
     if paths.is_empty() {
         return Ok(());
     }
@@ -42,8 +44,10 @@ pub fn mask(root: &Root, paths: &[String]) -> Result<(), LaunchError> {
             mount(Some(empty.as_str()), place.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>)
                 .map_err(failed)?;
         } else {
-            let (kind, options) = (Some("tmpfs"), Some("nr_blocks=1,nr_inodes=1"));
-            mount(kind, place.as_str(), kind, MsFlags::MS_RDONLY, options).map_err(failed)?;
+            let kind = Some("tmpfs");
+            let mut options = String::from("nr_blocks=1,nr_inodes=1");
+            add_context(&mut options, label);
+            mount(kind, place.as_str(), kind, MsFlags::MS_RDONLY, Some(options.as_str())).map_err(failed)?;
             empty = Some(root.open(path).map_err(failed)?);
         }
     }

@@ -84,7 +84,7 @@ fn mount_mapped(rootfs: &Rootfs, user: &UserNamespace) -> Result<(), LaunchError
         let here = open_path(".").map_err(failed)?;
         add_upper(&mut options, rootfs, &here).map_err(failed)?;
     }
-    add_context(&mut options, rootfs);
+    add_context(&mut options, rootfs.context.as_deref());
     if options.len() > OPTIONS_MAX {
         return Err(failed(Errno::E2BIG));
     }
@@ -111,7 +111,7 @@ fn direct_options(rootfs: &Rootfs) -> Option<String> {
     if !rootfs.upper.is_empty() {
         let _ = write!(options, ",upperdir={},workdir={}", rootfs.upper, rootfs.work);
     }
-    add_context(&mut options, rootfs);
+    add_context(&mut options, rootfs.context.as_deref());
     (options.len() <= OPTIONS_MAX).then_some(options)
 }
 
@@ -133,7 +133,7 @@ fn short_options(rootfs: &Rootfs) -> nix::Result<String> {
     if !rootfs.upper.is_empty() {
         add_upper(&mut options, rootfs, &here)?;
     }
-    add_context(&mut options, rootfs);
+    add_context(&mut options, rootfs.context.as_deref());
     if options.len() > OPTIONS_MAX { Err(Errno::E2BIG) } else { Ok(options) }
 }
 
@@ -150,8 +150,9 @@ fn add_upper(options: &mut String, rootfs: &Rootfs, here: &OwnedFd) -> nix::Resu
     Ok(())
 }
 
-fn add_context(options: &mut String, rootfs: &Rootfs) {
-    if let Some(context) = &rootfs.context {
+/// Gives all files of a new file system one label.
+pub(super) fn add_context(options: &mut String, context: Option<&str>) {
+    if let Some(context) = context {
         // the quotes keep the commas of the categories
         let _ = write!(options, ",context=\"{context}\"");
     }
