@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::os::unix::net::UnixListener;
+use std::time::Duration;
 
 use nodeagent::config::{self, settings::Settings};
 use nodeagent::exit::Exit;
@@ -11,6 +12,7 @@ use nodeagent::firstboot::{self, MARKER_PATH, STAMP_PATH};
 use nodeagent::host::fake::{FakeHost, FakeUnit};
 use nodeagent::plan::Stage;
 use nodeagent::reconcile::journal::CrashPoint;
+use nodeagent::reconcile::lock::{Lock, Patience};
 use nodeagent::reconcile::{Engine, Options, Report, ResourceState};
 use nodeagent::resource::registry;
 use tempfile::TempDir;
@@ -42,11 +44,14 @@ impl Bench {
     }
 
     async fn stage_with(&self, stage: Stage, crash: CrashPoint) -> Result<Report, firstboot::FirstBootError> {
+        self.stage_by(Options { stage, in_boot: true, crash, ..Options::new("apply") }).await
+    }
+
+    async fn stage_by(&self, options: Options) -> Result<Report, firstboot::FirstBootError> {
         let host = &self.fake.host;
         let platform = self.fake.platform();
         let resources = registry(&self.settings, &platform).unwrap();
         let engine = Engine::new(host, &platform, &self.settings.reconcile, resources).unwrap();
-        let options = Options { stage, in_boot: true, crash, ..Options::new("apply") };
         firstboot::run(&engine, &self.settings, host, &options).await
     }
 
@@ -92,6 +97,33 @@ async fn early_prepare_and_activate_do_their_own_and_activate_stamps() {
         assert_eq!((again.exit(), again.first_boot_done), (Exit::Converged, true), "{stage:?}");
         assert_eq!(bench.writes(), Vec::<String>::new(), "{stage:?}");
     }
+}
+
+#[tokio::test]
+async fn prepare_waits_for_no_run_that_may_wait_for_the_units_behind_it() {
+    let bench = Bench::new();
+    let waits = |stage| Options {
+        stage,
+        in_boot: true,
+        patience: Patience::ForThoseBefore(Duration::from_secs(60)),
+        ..Options::new("apply")
+    };
+    // by hand: it starts the runtime and waits for it, whose unit stands after prepare
+    let held = Lock::take(&bench.fake.host, "agent apply --stage activate", Patience::None).await.unwrap();
+    let report = bench.stage_by(waits(Stage::Prepare)).await.unwrap();
+    assert_eq!((report.exit(), report.first_boot_done), (Exit::Converged, false), "{report:#?}");
+    assert!(report.notes[0].ends_with("agent apply --stage activate") && report.resources.is_empty(), "{report:#?}");
+    assert!(!bench.exists("/etc/x"));
+    drop(held);
+
+    // one that waits for no unit is waited for
+    let held = Lock::take(&bench.fake.host, "agent apply --stage prepare", Patience::None).await.unwrap();
+    let soon = async {
+        tokio::task::yield_now().await;
+        drop(held);
+    };
+    let (report, ()) = tokio::join!(bench.stage_by(waits(Stage::Prepare)), soon);
+    assert_eq!(state_of(&report.unwrap(), "file//etc/x"), Some(ResourceState::Changed));
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use crate::exit::Exit;
 use crate::firstboot;
 use crate::plan::Stage;
 use crate::reconcile::confirm::Probation;
+use crate::reconcile::lock::Patience;
 use crate::reconcile::state::State;
 use crate::reconcile::{Engine, EngineError, Options, Report};
 
@@ -59,7 +60,10 @@ impl Apply {
             Some(stage) => {
                 options.stage = stage;
                 options.in_boot = true;
-                options.patience = BOOT_PATIENCE;
+                options.patience = match stage {
+                    Stage::Activate => Patience::For(BOOT_PATIENCE),
+                    Stage::Early | Stage::Prepare => Patience::ForThoseBefore(BOOT_PATIENCE),
+                };
                 firstboot::run(&engine, &session.config.settings, &session.host, &options).await?
             }
             None => engine.run(&options).await?,

@@ -155,7 +155,7 @@ impl From<ConfirmError> for Failure {
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Failure {
         let exit = match &error {
-            EngineError::Lock(LockError::Busy { .. }) => Exit::Busy,
+            EngineError::Lock(LockError::Busy { .. } | LockError::Ahead { .. }) => Exit::Busy,
             EngineError::State(StateError::Newer { .. })
             | EngineError::Transaction(TransactionError::Newer { .. } | TransactionError::Unknown { .. })
             | EngineError::Confirm(ConfirmError::Pending { .. } | ConfirmError::Arm(_) | ConfirmError::Nothing)

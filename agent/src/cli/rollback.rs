@@ -9,6 +9,7 @@ use super::failure::Failure;
 use super::session::Session;
 use super::{Global, output, session};
 use crate::exit::Exit;
+use crate::reconcile::lock::Patience;
 use crate::reconcile::{Options, confirm, rollback};
 
 /// Take the last transaction back, or the one that is named
@@ -81,7 +82,9 @@ async fn unconfirmed(yes: bool, global: &Global) -> Result<Exit, Failure> {
         output::say(&format!("changes are taken back at {}. Pass --yes to do it now.", record.until));
         return Ok(Exit::Differences);
     }
-    let expired = rollback::unconfirmed(&host, &Options { patience: PATIENCE, ..Options::new("rollback") }).await?;
+    let expired =
+        rollback::unconfirmed(&host, &Options { patience: Patience::For(PATIENCE), ..Options::new("rollback") })
+            .await?;
     if global.json {
         let ids = expired.transactions.join(",");
         output::json(&Outcome { transaction: &ids, done: true, steps: Vec::new(), failures: &expired.failures });

@@ -15,6 +15,7 @@ use crate::config::settings::Settings;
 use crate::exit::Exit;
 use crate::host::Host;
 use crate::plan::Stage;
+use crate::reconcile::lock::LockError;
 use crate::reconcile::state::Identity;
 use crate::reconcile::transaction::Transaction;
 use crate::reconcile::{Engine, EngineError, Options, Report};
@@ -65,7 +66,14 @@ pub async fn run(
         return Ok(nothing_to_do(host, options));
     }
     stamp::begin(host, &identity, options.stage)?;
-    let mut report = engine.run(options).await?;
+    let mut report = match engine.run(options).await {
+        // All that this stage does is done by that run too, or by activate after it. Waiting for it would be waiting for us.
+        Err(EngineError::Lock(LockError::Ahead { holder, .. })) if options.stage == Stage::Prepare => {
+            log::info!("leaving the host to another run: {holder}");
+            return Ok(left_to(host, options, &holder));
+        }
+        run => run?,
+    };
     if options.stage == Stage::Activate {
         report.notes.extend(seal::read(host)?.iter().flat_map(|plan| seal::differences(plan, engine)));
         runtime::prove(host, &settings.runtime, &mut report).await;
@@ -81,10 +89,20 @@ pub async fn run(
 }
 
 fn nothing_to_do(host: &Host, options: &Options) -> Report {
+    let mut report = ended(host, options, "the first boot is done on this system; reconcile looks after it".to_owned());
+    report.first_boot_done = true;
+    report
+}
+
+fn left_to(host: &Host, options: &Options, holder: &str) -> Report {
+    ended(host, options, format!("another run is at it, and does what this stage does: {holder}"))
+}
+
+/// A report of a run that was not needed.
+fn ended(host: &Host, options: &Options, why: String) -> Report {
     let now = host.clock.now();
     let mut report = Report::begin(options.command, options.stage, now);
-    report.notes.push("the first boot is done on this system; reconcile looks after it".to_owned());
-    report.first_boot_done = true;
+    report.notes.push(why);
     report.finished = Some(now.to_string());
     report.exit_code = Some(Exit::Converged.code());
     report

@@ -10,6 +10,20 @@ use nix::fcntl::{Flock, FlockArg};
 use super::{RUN_DIR, STATE_DIR};
 use crate::host::root::Ownership;
 use crate::host::{Host, RootError};
+use crate::plan::Stage;
+
+/// For whom a run waits, and how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Patience {
+    /// For nobody.
+    #[default]
+    None,
+    /// For whoever it is.
+    For(Duration),
+    /// Only for a run that waits for no unit. The units that start behind this run wait for it: a run that waits for one of them
+    /// would never end as long as this one waits for it.
+    ForThoseBefore(Duration),
+}
 
 /// Why the lock is not held.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +63,14 @@ pub enum LockError {
         /// Process id and command.
         holder: String,
     },
+    /// Somebody else is at it, who may wait for what comes after this run.
+    #[error("another run holds {path}, and may wait for units that start after this one: {holder}")]
+    Ahead {
+        /// Path on the host.
+        path: String,
+        /// Process id and command.
+        holder: String,
+    },
 }
 
 /// Held as long as it lives; the kernel lets go of it even when the process is killed.
@@ -58,8 +80,8 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock, waiting for at most `patience` for whoever holds it.
-    pub async fn take(host: &Host, command: &str, patience: Duration) -> Result<Lock, LockError> {
+    /// Takes the lock, waiting for whoever holds it as long as `patience` lasts.
+    pub async fn take(host: &Host, command: &str, patience: Patience) -> Result<Lock, LockError> {
         // the lock of a tree lies in the tree: two bakes of different trees do not mind each other
         let dir = if host.is_offline() { STATE_DIR } else { RUN_DIR };
         let path = format!("{dir}/agent.lock");
@@ -85,12 +107,16 @@ impl Lock {
     }
 }
 
-async fn wait(mut file: File, path: &str, patience: Duration) -> Result<Flock<File>, LockError> {
+async fn wait(mut file: File, path: &str, patience: Patience) -> Result<Flock<File>, LockError> {
     let holder = holder(&mut file).unwrap_or_else(|| "it does not say who it is".to_owned());
     let busy = || LockError::Busy { path: path.to_owned(), holder: holder.clone() };
-    if patience.is_zero() {
-        return Err(busy());
-    }
+    let patience = match patience {
+        Patience::None => return Err(busy()),
+        Patience::ForThoseBefore(_) if !waits_for_no_unit(&holder) => {
+            return Err(LockError::Ahead { path: path.to_owned(), holder });
+        }
+        Patience::For(time) | Patience::ForThoseBefore(time) => time,
+    };
     log::info!("waiting for another run: {holder}");
     // flock has no deadline; a thread that still waits when it passes ends with the process
     let waiting = tokio::task::spawn_blocking(move || Flock::lock(file, FlockArg::LockExclusive));
@@ -99,6 +125,11 @@ async fn wait(mut file: File, path: &str, patience: Duration) -> Result<Flock<Fi
         Ok(Ok(Err((_, source)))) => Err(LockError::Lock { path: path.to_owned(), source }),
         Ok(Err(_)) | Err(_) => Err(busy()),
     }
+}
+
+/// The stages before the units only enqueue them.
+fn waits_for_no_unit(holder: &str) -> bool {
+    [Stage::Early, Stage::Prepare].iter().any(|stage| holder.ends_with(&format!("--stage {}", stage.word())))
 }
 
 /// Process id and command, as the holder wrote them.

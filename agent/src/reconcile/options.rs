@@ -1,8 +1,7 @@
 //! How a run is to be made.
 
-use std::time::Duration;
-
 use super::confirm::Probation;
+use super::lock::Patience;
 use crate::plan::Stage;
 
 /// How a run is to be made.
@@ -18,8 +17,8 @@ pub struct Options {
     pub obey_policy: bool,
     /// The run is part of the boot: it must not wait for units that are ordered after it.
     pub in_boot: bool,
-    /// How long to wait for another run.
-    pub patience: Duration,
+    /// For which other run to wait.
+    pub patience: Patience,
     /// Run though the boot and the timer may not, and leave it so.
     pub keep_hold: bool,
     /// Take the changes back unless somebody confirms them.
@@ -38,7 +37,7 @@ impl Options {
             atomic: false,
             obey_policy: false,
             in_boot: false,
-            patience: Duration::ZERO,
+            patience: Patience::None,
             keep_hold: false,
             probation: None,
             #[cfg(any(test, feature = "testing"))]
