@@ -225,6 +225,8 @@ impl Kept {
 fn wait(pid: Pid, signals: &SignalFd, kept: &mut [Kept; 2], limit: Duration) -> Option<i32> {
     let deadline = Instant::now() + limit;
     let mut late = false;
+    // before 5.3 there is the signal alone, which is for a process that has no other thread to take it
+    let end = sys::pidfd_open(pid.as_raw()).ok();
     loop {
         match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => {}
@@ -246,6 +248,7 @@ fn wait(pid: Pid, signals: &SignalFd, kept: &mut [Kept; 2], limit: Duration) -> 
         }
         let pause = if late { Duration::from_secs(1) } else { left };
         let mut ready = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        ready.extend(end.iter().map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN)));
         ready.extend(kept.iter().filter(|one| one.open).map(|one| PollFd::new(one.from.as_fd(), PollFlags::POLLIN)));
         let _ = poll(&mut ready, milliseconds(pause));
         drop(ready);
