@@ -67,7 +67,7 @@ pub async fn run(
     }
     stamp::begin(host, &identity, options.stage)?;
     let mut report = match engine.run(options).await {
-        // All that this stage does is done by that run too, or by activate after it. Waiting for it would be waiting for us.
+        // All that this stage does, that run does too, or activate after it. Waiting for it would be waiting for ourselves.
         Err(EngineError::Lock(LockError::Ahead { holder, .. })) if options.stage == Stage::Prepare => {
             log::info!("leaving the host to another run: {holder}");
             return Ok(left_to(host, options, &holder));
@@ -95,7 +95,7 @@ fn nothing_to_do(host: &Host, options: &Options) -> Report {
 }
 
 fn left_to(host: &Host, options: &Options, holder: &str) -> Report {
-    ended(host, options, format!("another run is at it, and does what this stage does: {holder}"))
+    ended(host, options, format!("nothing was done, the host is left to another run: {holder}"))
 }
 
 /// A report of a run that was not needed.

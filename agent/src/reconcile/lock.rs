@@ -13,10 +13,9 @@ use crate::host::{Host, RootError};
 use crate::plan::Stage;
 
 /// For whom a run waits, and how long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
     /// For nobody.
-    #[default]
     None,
     /// For whoever it is.
     For(Duration),
